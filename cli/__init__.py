@@ -1,0 +1,1 @@
+"""The command ``cloister``: one file per group of commands; parses, calls, prints."""

@@ -1,0 +1,137 @@
+"""The door: the only place that builds a message which leaves the site.
+
+For a contribution it does, in this order: check that the site approved this study; charge the ledger, and refuse when
+a ceiling would be passed; bound; add noise; mask; sign; send. An exception never reaches Flower, whose error replies
+carry its text to the server: whatever goes wrong leaves as one word of a closed set, and the text stays in the site's
+own log.
+"""
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+from flwr.app import Message
+from numpy.typing import NDArray
+
+from client.site import Site
+from privacy.ceiling import Ceiling
+from privacy.ledger import Entry
+from privacy.plan import PrivacyPlan
+from protocol.errors import (
+    ApprovalError,
+    BudgetError,
+    CloisterError,
+    LedgerError,
+    PrivacyError,
+    RecordsError,
+    WireError,
+)
+from protocol.fingerprint import code_fingerprint
+from protocol.messages import (
+    Contribution,
+    Hello,
+    Introduction,
+    Refusal,
+    RefusalReason,
+    RoundRequest,
+    decode,
+    encode,
+    is_finite,
+    vector_hash,
+)
+from protocol.terms import ContributionKind
+
+_LOGGER = logging.getLogger("cloister.site")
+
+_REASONS: tuple[tuple[type[CloisterError], RefusalReason], ...] = (
+    (ApprovalError, RefusalReason.NOT_APPROVED),
+    (BudgetError, RefusalReason.BUDGET),
+    (LedgerError, RefusalReason.LEDGER),
+    (RecordsError, RefusalReason.RECORDS),
+    (WireError, RefusalReason.WIRE),
+    (CloisterError, RefusalReason.INTERNAL),
+)
+
+
+def answer(message: Message, site_of: Callable[[], Site], respond: Callable[[Site, Message], Message]) -> Message:
+    """Return what ``respond`` makes of a message, or a refusal that says nothing but its kind."""
+    try:
+        return respond(site_of(), message)
+    except CloisterError as error:
+        reason = next(word for kind, word in _REASONS if isinstance(error, kind))
+        _LOGGER.warning("refused: %s", error)
+    except Exception:  # noqa: BLE001 - the text of any exception may hold a value of a record, and Flower would send it
+        reason = RefusalReason.INTERNAL
+        _LOGGER.exception("refused after an unexpected failure")
+    return Message(encode(Refusal(reason=reason)), reply_to=message)
+
+
+def introduce(site: Site, message: Message) -> Message:
+    """Say who the site is, where it has approved the study and runs the same code."""
+    hello = decode(message.content, Hello)
+    study = site.approvals.study(hello.study)
+    site.policy.check(site.plan(study))
+    if hello.code != code_fingerprint():
+        _LOGGER.warning("the coordinator runs code %s, this site %s", hello.code, code_fingerprint())
+        return Message(encode(Refusal(reason=RefusalReason.CODE)), reply_to=message)
+    introduction = Introduction(
+        study=study.hash, code=code_fingerprint(), site=site.name, public_key=site.public_key
+    )
+    return Message(encode(introduction), reply_to=message)
+
+
+def contribute(site: Site, message: Message) -> Message:
+    """Take part in one round."""
+    request = decode(message.content, RoundRequest)
+    study = site.approvals.study(request.study)
+    plan = site.plan(study)
+    site.policy.check(plan)
+    if request.kind is not study.training.strategy or request.round > study.training.rounds:
+        raise ApprovalError(
+            f"Round {request.round} of {request.kind.value} is not in the approved study.",
+            remedy="Ask the coordinator why the request differs from the study.",
+        )
+    if not is_finite(request):
+        raise WireError("The weights received are not finite.", remedy="The coordinator must mend its model.")
+    trainer = site.trainer(study)
+    entry = _charge(site, plan, request)
+    random = site.random(study, run=request.run, number=request.round)
+    if plan.private and not random.private:
+        raise PrivacyError("The study promises privacy and the noise is not secret.", remedy="Report this defect.")
+    if request.kind is ContributionKind.GRADIENTS:
+        exact = trainer.gradient_sum(request.vector, random=random)
+        vector = plan.step_mechanism(trainer.dimension).privatise(exact, random=random.child("noise"))
+    else:
+        change = trainer.local_update(request.vector, random=random)
+        vector = plan.update_grid(trainer.dimension).quantise(change)
+    return _send(site, request, entry=entry, vector=vector.astype(np.int32), message=message)
+
+
+def _charge(site: Site, plan: PrivacyPlan, request: RoundRequest) -> Entry | None:
+    """Write down what the round costs before anything is computed for it; no entry where nothing is promised."""
+    if plan.round_event is None:
+        return None
+    ceiling = Ceiling(epsilon=site.policy.epsilon, delta=site.policy.delta, relation=plan.study.privacy.relation)
+    return site.ledger.charge(
+        study=request.study, run=request.run, round=request.round, event=plan.round_event, ceiling=ceiling
+    )
+
+
+def _send(
+    site: Site, request: RoundRequest, *, entry: Entry | None, vector: NDArray[np.int32], message: Message
+) -> Message:
+    """Sign and wrap; a contribution without a ledger entry names the hash of nothing."""
+    unsigned = Contribution(
+        study=request.study,
+        run=request.run,
+        round=request.round,
+        kind=request.kind,
+        site=site.name,
+        model=vector_hash(request.vector),
+        entry="0" * 64 if entry is None else entry.hash,
+        signature="0" * 128,
+        vector=vector,
+    )
+    signature = site.key.sign(unsigned.signed_bytes()).hex()
+    signed = Contribution(**{**vars(unsigned), "signature": signature})
+    return Message(encode(signed), reply_to=message)

@@ -1,0 +1,1 @@
+"""How close, how useful and how distinguishable synthetic records are; and the report that shows it."""

@@ -1,0 +1,64 @@
+"""How the integer codes of a table lie in a one-hot vector."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from protocol.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneHotLayout:
+    """One block of indicator coordinates per column, in column order.
+
+    Args:
+        cardinalities: Number of codes of every column; each at least 1.
+
+    Example:
+        >>> layout = OneHotLayout(cardinalities=(2, 3))
+        >>> layout.width, layout.offsets
+        (5, (0, 2))
+        >>> layout.encode(torch.tensor([[1, 0]])).tolist()
+        [[0.0, 1.0, 1.0, 0.0, 0.0]]
+    """
+
+    cardinalities: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse an empty table and empty columns."""
+        if not self.cardinalities or min(self.cardinalities) < 1:
+            raise InputError(
+                f"A table needs columns of at least one code each, not {self.cardinalities}.",
+                remedy="Mend the schema.",
+            )
+
+    @property
+    def columns(self) -> int:
+        """Number of columns."""
+        return len(self.cardinalities)
+
+    @cached_property
+    def width(self) -> int:
+        """Length of the one-hot vector of a record."""
+        return sum(self.cardinalities)
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Where the block of each column begins."""
+        starts = [0]
+        for size in self.cardinalities[:-1]:
+            starts.append(starts[-1] + size)
+        return tuple(starts)
+
+    def encode(self, codes: Tensor) -> Tensor:
+        """Return the one-hot vectors, float32 ``[n, width]``, of integer codes ``[n, columns]``."""
+        starts = torch.tensor(self.offsets, device=codes.device)
+        flat = torch.zeros(codes.shape[0], self.width, device=codes.device)
+        return flat.scatter_(1, codes.long() + starts, 1.0)
+
+    def split(self, blocks: Tensor) -> Sequence[Tensor]:
+        """Return the views ``[n, K_j]`` of a tensor ``[n, width]``, one per column."""
+        return blocks.split(self.cardinalities, dim=-1)

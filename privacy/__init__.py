@@ -1,0 +1,1 @@
+"""The framework-free core: events, accounting, ledger, statement, mechanisms."""

@@ -1,0 +1,235 @@
+"""Everything that travels between coordinator and site: five frozen messages, decoded by a closed table.
+
+On the wire a message is a Flower ``RecordDict`` with one ``ConfigRecord`` named ``header`` and, where it carries
+numbers, one ``ArrayRecord`` named ``vector`` that holds one one-dimensional array. Nothing else is sent or accepted.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, Self, TypeVar, cast
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from numpy.typing import NDArray
+
+from protocol.digest import canonical_json
+from protocol.errors import WireError
+from protocol.terms import ContributionKind
+
+WIRE_VERSION = 1
+_HEX = re.compile(r"[0-9a-f]{64}")
+_SIGNATURE = re.compile(r"[0-9a-f]{128}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_MOST_COORDINATES = 2**28
+_REMEDY = "Both ends must run the same Cloister."
+
+
+class RefusalReason(StrEnum):
+    """Why a site sent nothing. The words are all that leaves the site; details are in its own log."""
+
+    NOT_APPROVED = "the site has not approved this study"
+    CODE = "the site runs other code than the coordinator"
+    BUDGET = "a ceiling of the site or of the study would be passed"
+    LEDGER = "the site's ledger cannot take the entry"
+    RECORDS = "the site's records do not fit the schema"
+    WIRE = "the request is malformed"
+    INTERNAL = "the site failed; its own log says why"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hello:
+    """Coordinator to site: who are you, and do you know this study?
+
+    Attributes:
+        study: Hash of the study.
+        code: Fingerprint of the coordinator's Cloister.
+    """
+
+    study: str
+    code: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Introduction:
+    """Site to coordinator: the site's name and public key; it has approved the study.
+
+    Attributes:
+        study: Hash of the study.
+        code: Fingerprint of the site's Cloister.
+        site: The site's name.
+        public_key: Ed25519 public key, 64 hexadecimal digits.
+    """
+
+    study: str
+    code: str
+    site: str
+    public_key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundRequest:
+    """Coordinator to site: contribute to this round.
+
+    Attributes:
+        study: Hash of the study.
+        run: Identifier of the run, 64 hexadecimal digits.
+        round: Number of the round, from 1.
+        kind: What is asked for.
+        vector: float32 ``[d]``, the weights of the shared part of the model.
+    """
+
+    study: str
+    run: str
+    round: int
+    kind: ContributionKind
+    vector: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contribution:
+    """Site to coordinator: the bounded, noised and signed vector.
+
+    Attributes:
+        study: Hash of the study.
+        run: Identifier of the run.
+        round: Number of the round.
+        kind: What was asked for.
+        site: The site's name.
+        model: SHA-256 of the weights that the site received.
+        entry: Hash of the ledger entry that paid for this.
+        signature: Ed25519 signature of :meth:`signed_bytes`, 128 hexadecimal digits.
+        vector: int32 ``[d]``, in grid steps.
+    """
+
+    study: str
+    run: str
+    round: int
+    kind: ContributionKind
+    site: str
+    model: str
+    entry: str
+    signature: str
+    vector: NDArray[np.int32]
+
+    def signed_bytes(self) -> bytes:
+        """Return what the site signs: every header field but the signature, and the hash of the vector."""
+        header = {name: value for name, value in _header(self).items() if name != "signature"}
+        return canonical_json(header | {"vector": vector_hash(self.vector)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """Site to coordinator: nothing, and the kind of reason.
+
+    Attributes:
+        reason: One of a closed set of words.
+    """
+
+    reason: RefusalReason
+
+
+WireMessage = Hello | Introduction | RoundRequest | Contribution | Refusal
+AnyMessage = TypeVar("AnyMessage", Hello, Introduction, RoundRequest, Contribution, Refusal)
+
+_TYPES: dict[str, type[Any]] = {
+    "hello": Hello,
+    "introduction": Introduction,
+    "round-request": RoundRequest,
+    "contribution": Contribution,
+    "refusal": Refusal,
+}
+_WORDS = {kind: word for word, kind in _TYPES.items()}
+_VECTOR_TYPES = {RoundRequest: np.float32, Contribution: np.int32}
+_PATTERNS = {
+    **dict.fromkeys(("study", "code", "run", "model", "entry", "public_key"), _HEX),
+    "site": _NAME,
+    "signature": _SIGNATURE,
+}
+
+
+def vector_hash(vector: NDArray[Any]) -> str:
+    """Return the SHA-256 of a vector's little-endian bytes, 64 hexadecimal digits."""
+    return hashlib.sha256(np.ascontiguousarray(vector, dtype=vector.dtype.newbyteorder("<")).tobytes()).hexdigest()
+
+
+def encode(message: WireMessage) -> RecordDict:
+    """Return the wire form of a message."""
+    record = RecordDict({"header": ConfigRecord(_header(message))})
+    if isinstance(message, RoundRequest | Contribution):
+        record["vector"] = ArrayRecord({"vector": Array(np.ascontiguousarray(message.vector))})
+    return record
+
+
+def decode(record: RecordDict, *kinds: type[AnyMessage]) -> AnyMessage:
+    """Read a message of one of the expected types.
+
+    Raises:
+        WireError: If anything is missing, unknown, of the wrong type or out of bounds.
+    """
+    header = record.config_records.get("header")
+    if header is None:
+        raise WireError("A message has no header.", remedy=_REMEDY)
+    values = dict(header)
+    if values.pop("version", None) != WIRE_VERSION:
+        raise WireError(f"A message is not of version {WIRE_VERSION}.", remedy=_REMEDY)
+    kind = _TYPES.get(str(values.pop("type", None)))
+    if kind is None or kind not in kinds:
+        raise WireError(f"Expected {' or '.join(_WORDS[k] for k in kinds)}.", remedy=_REMEDY)
+    names = {field.name for field in fields(kind)}
+    parts = {"header", "vector"} if "vector" in names else {"header"}
+    if set(record) != parts or set(values) != names - {"vector"}:
+        raise WireError(f"A {_WORDS[kind]} has fields that are missing or unknown.", remedy=_REMEDY)
+    checked: dict[str, Any] = {name: _check(name, value) for name, value in values.items()}
+    if "vector" in names:
+        checked["vector"] = _vector(record, _VECTOR_TYPES[kind])
+    return cast(AnyMessage, kind(**checked))
+
+
+def _header(message: WireMessage) -> dict[str, str | int]:
+    """Return version, type and every field but the vector."""
+    values: dict[str, str | int] = {"version": WIRE_VERSION, "type": _WORDS[type(message)]}
+    for field in fields(message):
+        if field.name != "vector":
+            value = getattr(message, field.name)
+            values[field.name] = value if isinstance(value, int) else str(value)
+    return values
+
+
+def _check(name: str, value: object) -> object:
+    """Check one header field."""
+    if name == "round":
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1_000_000:
+            raise WireError("A message's round is out of bounds.", remedy=_REMEDY)
+        return value
+    closed: type[StrEnum] | None = {"kind": ContributionKind, "reason": RefusalReason}.get(name)  # type: ignore[assignment]  # mypy joins the two enums to a metaclass
+    if closed is not None:
+        if value not in [member.value for member in closed]:
+            raise WireError(f"A message's {name} is unknown.", remedy=_REMEDY)
+        return closed(value)
+    if not isinstance(value, str) or not _PATTERNS[name].fullmatch(value):
+        raise WireError(f"A message's {name} is malformed.", remedy=_REMEDY)
+    return value
+
+
+def _vector(record: RecordDict, dtype: type[np.generic]) -> NDArray[Any]:
+    """Read the one array, without ever unpickling."""
+    arrays = record.array_records.get("vector")
+    if arrays is None or set(arrays) != {"vector"}:
+        raise WireError("A message has no vector.", remedy=_REMEDY)
+    array = arrays["vector"]
+    if array.dtype != np.dtype(dtype).name or len(array.shape) != 1 or not 1 <= array.shape[0] <= _MOST_COORDINATES:
+        raise WireError(f"A message's vector is {array.dtype} of shape {array.shape}.", remedy=_REMEDY)
+    try:
+        vector = array.numpy()
+    except (ValueError, TypeError, EOFError) as error:
+        raise WireError("A message's vector cannot be read.", remedy=_REMEDY) from error
+    if vector.dtype != dtype or vector.shape != tuple(array.shape):
+        raise WireError("A message's vector is not what it says.", remedy=_REMEDY)
+    return vector
+
+
+def is_finite(request: RoundRequest) -> bool:
+    """Return whether every weight of a request is a finite number."""
+    return bool(np.isfinite(request.vector).all())

@@ -1,0 +1,368 @@
+"""The study: what a federation agreed to, and the only place that any side takes its parameters from.
+
+A study is written as TOML, and known by the SHA-256 of its canonical form. Sites keep the studies that they approved;
+a message names a study by its hash and can change nothing in it.
+"""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, fields
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn, Self, TypeVar, get_args
+
+from protocol.digest import canonical_json, digest
+from protocol.errors import StudyError, WireError
+from protocol.terms import ContributionKind, NoiseOrigin, Relation, Trust, Unit
+
+STUDY_VERSION = 1
+
+Section = TypeVar("Section")
+
+
+class Optimiser(StrEnum):
+    """What the server does with a mean gradient, or with a mean change of the weights."""
+
+    SGD = "sgd"
+    ADAM = "adam"
+
+
+def _refuse(key: str, value: object, remedy: str) -> NoReturn:
+    raise StudyError(f"{key} is {value!r}.", remedy=remedy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """Which generator is trained.
+
+    Attributes:
+        family: A name of `models.families.FAMILIES`.
+        options: The family's own options.
+    """
+
+    family: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How it is trained; every value is public.
+
+    Attributes:
+        strategy: ``gradients`` (one DP-SGD step per round) or ``updates`` (local DP-SGD steps, averaged).
+        rounds: Number of rounds.
+        optimiser: The server's optimiser.
+        learning_rate: Of the server's optimiser.
+        momentum: Of SGD; the first beta of Adam.
+        second_moment: The second beta of Adam.
+        averaging: Decay of the exponential moving average of the weights that is released; 0 releases the last weights.
+        local_steps: DP-SGD steps at a site per round (``updates`` only).
+        local_learning_rate: Of these steps.
+        update_norm: Bound on the norm of a site's change of the weights (``updates`` only).
+        seed: Public seed of the initial weights.
+    """
+
+    strategy: ContributionKind = ContributionKind.GRADIENTS
+    rounds: int = 300
+    optimiser: Optimiser = Optimiser.ADAM
+    learning_rate: float = 0.03
+    momentum: float = 0.9
+    second_moment: float = 0.999
+    averaging: float = 0.99
+    local_steps: int = 10
+    local_learning_rate: float = 0.5
+    update_norm: float = 10.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.strategy is ContributionKind.STATISTICS:
+            _refuse("training.strategy", "statistics", "Use gradients or updates.")
+        for name in ("rounds", "local_steps"):
+            if not 1 <= getattr(self, name) <= 1_000_000:
+                _refuse(f"training.{name}", getattr(self, name), "Give a whole number from 1 to 1,000,000.")
+        for name in ("learning_rate", "local_learning_rate", "update_norm"):
+            if not 0 < getattr(self, name) < float("inf"):
+                _refuse(f"training.{name}", getattr(self, name), "Give a positive number.")
+        for name in ("momentum", "second_moment", "averaging"):
+            if not 0 <= getattr(self, name) < 1:
+                _refuse(f"training.{name}", getattr(self, name), "Give a number from 0 to below 1.")
+        if not 0 <= self.seed < 2**63:
+            _refuse("training.seed", self.seed, "Give a whole number from 0 to below 2^63.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacyTerms:
+    """What is promised to whom; every value is public.
+
+    Attributes:
+        unit: ``record`` or ``person``.
+        relation: Which data sets are neighbours.
+        epsilon: Target; None where ``noise_multiplier`` is given instead.
+        noise_multiplier: Noise over sensitivity; None where it follows from ``epsilon``. Zero trains without privacy.
+        delta: Target; None for the default, min(1e-5, 1 / (10 * public_records)).
+        sample_rate: Poisson rate of a unit in one step.
+        clip_norm: Bound on the norm of a unit's gradient.
+        trust: Where the noise is placed.
+        noise: ``system``; ``deterministic`` is for tests and makes everything not private.
+    """
+
+    unit: Unit = Unit.RECORD
+    relation: Relation = Relation.ADD_REMOVE
+    epsilon: float | None = None
+    noise_multiplier: float | None = None
+    delta: float | None = None
+    sample_rate: float
+    clip_norm: float = 1.0
+    trust: Trust = Trust.NONE
+    noise: NoiseOrigin = NoiseOrigin.SYSTEM
+
+    def __post_init__(self) -> None:
+        """Check ranges and that the noise is determined once."""
+        if (self.epsilon is None) == (self.noise_multiplier is None):
+            raise StudyError(
+                f"privacy.epsilon is {self.epsilon} and privacy.noise_multiplier is {self.noise_multiplier}.",
+                remedy="Give exactly one of the two.",
+            )
+        if self.epsilon is not None and not 0.01 <= self.epsilon <= 1000:
+            _refuse("privacy.epsilon", self.epsilon, "Give a number from 0.01 to 1000.")
+        if self.noise_multiplier is not None and not (
+            self.noise_multiplier == 0 or 0.01 <= self.noise_multiplier <= 1e6
+        ):
+            _refuse("privacy.noise_multiplier", self.noise_multiplier, "Give 0 (no privacy), or 0.01 to 1e6.")
+        if self.delta is not None and not 0 < self.delta < 1:
+            _refuse(
+                "privacy.delta", self.delta, "Give a number between 0 and 1, far below 1 / public_records."
+            )
+        if not 1e-9 <= self.sample_rate <= 1:
+            _refuse("privacy.sample_rate", self.sample_rate, "Give a number from 1e-9 to 1.")
+        if not 0 < self.clip_norm < float("inf"):
+            _refuse("privacy.clip_norm", self.clip_norm, "Give a positive number.")
+        if self.relation is Relation.REPLACE_ONE:
+            _refuse(
+                "privacy.relation",
+                "replace_one",
+                "Use add_remove; the statement prints replace-one beside it.",
+            )
+        if self.trust is Trust.SUM:
+            _refuse("privacy.trust", "sum", 'There is no secure sum in this version: use "none".')
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationTerms:
+    """Who takes part.
+
+    Attributes:
+        sites: Number of sites.
+        public_records: Publicly known order of magnitude of the units of the whole federation. It sets divisors
+            and the default delta; it is never counted.
+        minimum_sites: Fewest contributions that make a round; None for all.
+        deadline: Seconds that a round waits for its sites.
+    """
+
+    sites: int
+    public_records: int
+    minimum_sites: int | None = None
+    deadline: float = 600.0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if not 1 <= self.sites <= 100_000:
+            _refuse("federation.sites", self.sites, "Give a whole number from 1 to 100,000.")
+        if self.public_records < 2:
+            _refuse(
+                "federation.public_records", self.public_records, "Give what is publicly known, at least 2."
+            )
+        if self.minimum_sites is not None and not 1 <= self.minimum_sites <= self.sites:
+            _refuse(
+                "federation.minimum_sites", self.minimum_sites, "Give a number from 1 to federation.sites."
+            )
+        if not 0 < self.deadline <= 86_400:
+            _refuse("federation.deadline", self.deadline, "Give seconds, up to 86,400.")
+
+    @property
+    def quorum(self) -> int:
+        """Fewest contributions that make a round."""
+        return self.sites if self.minimum_sites is None else self.minimum_sites
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """The whole agreement.
+
+    Attributes:
+        name: Lower-case letters, digits and hyphens.
+        purpose: One sentence that a privacy officer reads.
+        schema: The public data dictionary as a mapping (see `records.schema.Schema`).
+        model: Which generator.
+        training: How.
+        privacy: What is promised.
+        federation: Among whom.
+    """
+
+    name: str
+    purpose: str
+    schema: Mapping[str, Any]
+    model: ModelChoice
+    training: Training
+    privacy: PrivacyTerms
+    federation: FederationTerms
+
+    def __post_init__(self) -> None:
+        """Check the name, which becomes part of file names."""
+        if (
+            not self.name
+            or len(self.name) > 64
+            or not set(self.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+        ):
+            _refuse("study.name", self.name, "Use up to 64 lower-case letters, digits and hyphens.")
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Self:
+        """Read a study; ``schema.file`` names a schema beside it.
+
+        Raises:
+            StudyError: If a file is missing, is not TOML or says something unknown.
+        """
+        path = Path(path)
+        mapping = _read_toml(path)
+        schema = mapping.get("schema")
+        if isinstance(schema, Mapping) and set(schema) == {"file"}:
+            mapping["schema"] = _read_toml(path.parent / str(schema["file"]))
+        return cls.from_mapping(mapping)
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Read the canonical form, as it travels.
+
+        Raises:
+            StudyError: If the text is no study.
+        """
+        try:
+            mapping = json.loads(text)
+        except ValueError as error:
+            raise StudyError(
+                "The study is not JSON.", remedy="Pass the text that Study.text gave."
+            ) from error
+        if not isinstance(mapping, dict):
+            _refuse("The study", type(mapping).__name__, "Pass the text that Study.text gave.")
+        return cls.from_mapping(mapping)
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
+        """Build a study from TOML's or JSON's form.
+
+        Raises:
+            StudyError: If a key is unknown or missing, or a value out of range.
+        """
+        known = {"version", "study", "schema", "model", "training", "privacy", "federation"}
+        if set(mapping) - known:
+            raise StudyError(
+                f"Unknown sections {sorted(set(mapping) - known)}.", remedy=f"Known: {sorted(known)}."
+            )
+        version = mapping.get("version", STUDY_VERSION)
+        if version != STUDY_VERSION or isinstance(version, bool):
+            _refuse("version", version, f"This Cloister reads version {STUDY_VERSION}.")
+        head = _table(mapping, "study")
+        if set(head) - {"name", "purpose"} or "name" not in head:
+            _refuse("study", sorted(head), "Give name and purpose.")
+        schema = _table(mapping, "schema")
+        if not schema:
+            _refuse("schema", schema, 'Give the data dictionary, or schema.file = "FILE.schema.toml".')
+        model = _table(mapping, "model")
+        if set(model) - {"family", "options"} or "family" not in model:
+            _refuse("model", sorted(model), "Give family and, if you like, options.")
+        return cls(
+            name=str(head["name"]),
+            purpose=str(head.get("purpose", "")),
+            schema=schema,
+            model=ModelChoice(family=str(model["family"]), options=_table(model, "options")),
+            training=_section(Training, _table(mapping, "training"), "training"),
+            privacy=_section(PrivacyTerms, _table(mapping, "privacy"), "privacy"),
+            federation=_section(FederationTerms, _table(mapping, "federation"), "federation"),
+        )
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the study as JSON's types, every default written out."""
+        return {
+            "version": STUDY_VERSION,
+            "study": {"name": self.name, "purpose": self.purpose},
+            "schema": self.schema,
+            "model": {"family": self.model.family, "options": self.model.options},
+            "training": _plain(self.training),
+            "privacy": _plain(self.privacy),
+            "federation": _plain(self.federation),
+        }
+
+    @cached_property
+    def text(self) -> str:
+        """The canonical form: what is hashed, approved and sent."""
+        try:
+            return canonical_json(self.to_mapping()).decode()
+        except WireError as error:
+            raise StudyError(f"The study cannot be hashed: {error.problem}", remedy=error.remedy) from error
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the canonical form, 64 hexadecimal digits."""
+        return digest(json.loads(self.text))
+
+
+def _plain(section: Any) -> dict[str, Any]:
+    """Return a section without the values that are not set."""
+    return {key: value for key, value in asdict(section).items() if value is not None}
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise StudyError(f"{path}: {error.strerror}.", remedy="Check the path.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise StudyError(f"{path} is not TOML: {error}.", remedy="Mend the line it names.") from error
+
+
+def _table(mapping: Mapping[str, Any], name: str) -> dict[str, Any]:
+    found = mapping.get(name, {})
+    if not isinstance(found, Mapping):
+        _refuse(name, found, f"Write it as a table, [{name}].")
+    return dict(found)
+
+
+def _section(kind: type[Section], table: Mapping[str, Any], name: str) -> Section:
+    """Build a frozen section; numbers, enums and nothing unknown."""
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]  # every section is a dataclass
+    for key in table:
+        if key not in known:
+            raise StudyError(f"{name}.{key} is unknown.", remedy=f"Known: {', '.join(known)}.")
+    values = {key: _value(known[key].type, value, f"{name}.{key}") for key, value in table.items()}
+    try:
+        return kind(**values)
+    except TypeError as error:
+        missing = [key for key, field in known.items() if key not in table and _required(field)]
+        raise StudyError(f"{name} lacks {', '.join(missing)}.", remedy="Add it to the study.") from error
+
+
+def _required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def _value(kind: Any, value: Any, key: str) -> Any:
+    """Check one value against its declared type."""
+    allowed = get_args(kind) or (kind,)
+    for option in allowed:
+        if isinstance(option, type) and issubclass(option, StrEnum):
+            words = [member.value for member in option]
+            if value not in words:
+                raise StudyError(f"{key} is {value!r}.", remedy=f"Use one of {', '.join(words)}.")
+            return option(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if float in allowed and number:
+        return float(value)
+    if int in allowed and number and isinstance(value, int):
+        return value
+    names = " or ".join(option.__name__ for option in allowed if option is not type(None))
+    raise StudyError(f"{key} is {value!r}.", remedy=f"Give a value of type {names}.")

@@ -1,0 +1,1 @@
+"""Records: schema, codes, sources, and how they are parted among sites."""

@@ -1,0 +1,241 @@
+"""The release: a folder with a generator and everything that makes it mean something, and no byte of a record.
+
+::
+
+    generator.safetensors   the averaged weights of the generator
+    study.json              the study, with schema and model options, in the form that is hashed
+    statement.json          the privacy statement
+    statement.txt           the same in words
+    provenance.json         run, sites, code, versions
+    SHA256SUMS              of all of the above
+
+It is written beside its final place and moved there whole, so that a release is complete or absent.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from models.conditional import sample_where
+from models.family import Family
+from privacy.statement import Statement
+from protocol.errors import InputError, ReleaseError
+from protocol.fingerprint import VERSION, code_fingerprint
+from protocol.study import Study
+from protocol.terms import NoiseOrigin
+from records.codec import Codec
+from records.schema import Schema
+from server.study_run import Evidence, StudyRun
+from strategies.study_model import build_study_model, study_schema
+
+RELEASE_VERSION = 1
+_WEIGHTS, _STUDY, _STATEMENT, _WORDS = "generator.safetensors", "study.json", "statement.json", "statement.txt"
+_PROVENANCE, _SUMS = "provenance.json", "SHA256SUMS"
+_FILES = (_WEIGHTS, _STUDY, _STATEMENT, _WORDS, _PROVENANCE)
+_LIBRARIES = ("dp-accounting", "flwr", "opacus", "torch")
+_BATCH = 65_536
+_FETCH = "Fetch the release again from whoever made it."
+
+
+def write_release(folder: Path, run: StudyRun, evidence: Evidence, *, simulated: bool) -> None:
+    """Write a release; an existing folder is never touched.
+
+    Args:
+        folder: Where; it must not exist.
+        run: The finished run.
+        evidence: What the run left behind.
+        simulated: Whether sites and ledgers were simulated.
+
+    Raises:
+        InputError: If the folder exists or cannot be written.
+    """
+    statement = run_statement(run, evidence, simulated=simulated)
+    check_new(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}.", remedy="Choose a folder that can be written.") from error
+    try:
+        save_file(run.model.released_state(), draft / _WEIGHTS)
+        (draft / _STUDY).write_text(run.study.text, encoding="utf-8")
+        (draft / _STATEMENT).write_text(_json(statement.to_mapping()), encoding="utf-8")
+        words = [statement.headline(), "", *statement.sentences()]
+        (draft / _WORDS).write_text("\n".join(words) + "\n", encoding="utf-8")
+        (draft / _PROVENANCE).write_text(_json(_provenance(run, evidence, simulated=simulated)), encoding="utf-8")
+        sums = "".join(f"{_sha256(draft / name)}  {name}\n" for name in _FILES)
+        (draft / _SUMS).write_text(sums, encoding="utf-8")
+        draft.chmod(0o755)
+        os.replace(draft, folder)  # noqa: PTH105 - Path.replace is the same call; os names what is relied on
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def check_new(folder: Path) -> None:
+    """Refuse a folder that exists, before hours of training are spent on it.
+
+    Raises:
+        InputError: If it exists.
+    """
+    if folder.exists():
+        raise InputError(f"{folder} exists.", remedy="Choose a new folder: a release is never overwritten.")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Release:
+    """A release that was read and whose checksums hold.
+
+    Attributes:
+        folder: Where it lies.
+        study: The study.
+        schema: Its data dictionary.
+        statement: The privacy statement.
+        provenance: Run, sites, code, versions.
+        model: The generator.
+    """
+
+    folder: Path
+    study: Study
+    schema: Schema
+    statement: Statement
+    provenance: Mapping[str, Any]
+    model: Family
+
+    @classmethod
+    def open(cls, folder: str | Path, *, device: torch.device) -> Self:
+        """Read a release.
+
+        Raises:
+            ReleaseError: If a file is missing, changed or of another version.
+        """
+        folder = Path(folder)
+        _check_sums(folder)
+        try:
+            study = Study.from_text((folder / _STUDY).read_text(encoding="utf-8"))
+            statement = Statement.from_mapping(json.loads((folder / _STATEMENT).read_text(encoding="utf-8")))
+            provenance = json.loads((folder / _PROVENANCE).read_text(encoding="utf-8"))
+            state = load_file(folder / _WEIGHTS)
+        except (ValueError, OSError, SafetensorError) as error:
+            raise ReleaseError(f"{folder} cannot be read: {error}.", remedy=_FETCH) from error
+        if provenance.get("version") != RELEASE_VERSION:
+            raise ReleaseError(f"{folder} is not of version {RELEASE_VERSION}.", remedy="Use the Cloister that made it.")
+        model = build_study_model(study)
+        try:
+            model.generator.load_state_dict(state)
+        except RuntimeError as error:
+            raise ReleaseError(f"{folder}: the weights do not fit the study.", remedy=_FETCH) from error
+        return cls(
+            folder=folder,
+            study=study,
+            schema=study_schema(study),
+            statement=statement,
+            provenance=provenance,
+            model=model.to(device).eval(),
+        )
+
+    def sample_codes(
+        self, count: int, *, allowed: Mapping[int, NDArray[np.bool_]], seed: int
+    ) -> Iterator[NDArray[np.int32]]:
+        """Draw synthetic records as integer codes, batch by batch.
+
+        Args:
+            count: How many records.
+            allowed: For a column index, the mask of codes that may occur.
+            seed: The same seed, count and condition give the same records on the same machine.
+
+        Yields:
+            int32 ``[m, columns]``.
+        """
+        device = next(self.model.generator.parameters()).device
+        generator = torch.Generator(device).manual_seed(seed)
+        masks = {column: torch.as_tensor(mask) for column, mask in allowed.items()}
+        for start in range(0, count, _BATCH):
+            size = min(_BATCH, count - start)
+            yield sample_where(self.model, size, allowed=masks, generator=generator).cpu().numpy().astype(np.int32)
+
+    def sample(self, count: int, *, allowed: Mapping[int, NDArray[np.bool_]], seed: int) -> Iterator[pa.Table]:
+        """Draw synthetic records as tables of the schema's columns; see :meth:`sample_codes`."""
+        codec = Codec(self.schema)
+        generator = np.random.default_rng(seed)
+        for codes in self.sample_codes(count, allowed=allowed, seed=seed):
+            yield codec.decode(codes, generator=generator)
+
+
+def run_statement(run: StudyRun, evidence: Evidence, *, simulated: bool) -> Statement:
+    """Return what the run promises to every unit of every site, from the rounds that were completed."""
+    event = run.plan.round_event
+    return Statement.from_events(
+        [] if event is None else [event.times(event.count * evidence.rounds)],
+        delta=run.plan.delta,
+        relation=run.study.privacy.relation,
+        trust=run.study.privacy.trust,
+        unit=run.study.privacy.unit,
+        # Without noise there is no event: the statement must then say that nothing holds, not that nothing was spent.
+        origin=NoiseOrigin.SYSTEM if run.plan.private else NoiseOrigin.DETERMINISTIC,
+        simulated=simulated,
+        ledger_entries=sorted(evidence.entries.values()),
+    )
+
+
+def _provenance(run: StudyRun, evidence: Evidence, *, simulated: bool) -> dict[str, Any]:
+    """Return where the release comes from."""
+    return {
+        "version": RELEASE_VERSION,
+        "study": run.study.hash,
+        "run": evidence.run,
+        "code": code_fingerprint(),
+        "simulated": simulated,
+        "rounds": evidence.rounds,
+        "seconds": round(evidence.seconds, 1),
+        "device": str(run.model.device),
+        "versions": {"cloister": VERSION} | {name: version(name) for name in _LIBRARIES},
+        "sites": {
+            name: {
+                "public_key": key,
+                "contributions": evidence.contributions.get(name, 0),
+                "last_ledger_entry": evidence.entries.get(name),
+            }
+            for name, key in evidence.keys.items()
+        },
+    }
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _check_sums(folder: Path) -> None:
+    """Compare every file with its checksum."""
+    try:
+        lines = (folder / _SUMS).read_text(encoding="utf-8").splitlines()
+        sums = dict(reversed(line.split("  ", 1)) for line in lines)
+    except (OSError, ValueError) as error:
+        raise ReleaseError(f"{folder} is no release: no readable {_SUMS}.", remedy="Check the path.") from error
+    if set(sums) != set(_FILES):
+        raise ReleaseError(f"{folder}/{_SUMS} names other files than a release has.", remedy=_FETCH)
+    for name, expected in sums.items():
+        try:
+            found = _sha256(folder / name)
+        except OSError as error:
+            raise ReleaseError(f"{folder}/{name} is missing.", remedy=_FETCH) from error
+        if found != expected:
+            raise ReleaseError(f"{folder}/{name} was changed after it was written.", remedy=_FETCH)

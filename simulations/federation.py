@@ -1,0 +1,83 @@
+"""A whole study on one machine: the real apps, one resident site per part of the records."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from client.app import app as client_app
+from client.approvals import Approvals
+from client.policy import Policy
+from client.site import Site, resident
+from privacy.ledger import Ledger
+from privacy.plan import PrivacyPlan
+from protocol.study import Study
+from records.dataset import Records
+from server.app import app as server_app
+from server.release import Release, check_new
+from simulations.grid import Tap, run_in_memory
+
+
+def simulate(
+    study: Study, parts: Mapping[str, Records], *, release: Path, device: str = "cpu", tap: Tap | None = None
+) -> Release:
+    """Train a study among simulated sites and return its release.
+
+    The server's and the sites' apps are the real ones; what is simulated is that they share a process, that the
+    ledgers live in memory and that every site approves. The release says so.
+
+    Args:
+        study: The study; its number of sites must be that of ``parts``.
+        parts: The records of every site, by the site's name.
+        release: Folder to write; it must not exist.
+        device: Where sites and server compute.
+        tap: Sees every message that leaves a site.
+
+    Returns:
+        The release, opened on ``device``.
+
+    Raises:
+        CloisterError: Whatever a run can raise.
+    """
+    check_new(release)
+    sites = {name: simulated_site(name, study, records, device=device) for name, records in parts.items()}
+    config = {"study": study.text, "release": str(release), "simulated": True, "device": device}
+    with resident(sites) as nodes:
+        run_in_memory(server_app, client_app, node_configs=nodes, run_config=config, tap=tap)
+    return Release.open(release, device=torch.device(device))
+
+
+def simulated_site(name: str, study: Study, records: Records, *, device: str) -> Site:
+    """Return a site that approves one study, with a key and a ledger of its own in memory."""
+    key = Ed25519PrivateKey.generate()
+    return Site(
+        name=name,
+        policy=permissive_policy(study),
+        approvals=Approvals([study]),
+        ledger=Ledger.in_memory(key=key, data_set=name),
+        key=key,
+        records=records,
+        device=torch.device(device),
+    )
+
+
+def permissive_policy(study: Study) -> Policy:
+    """Return a policy that allows just this study once: its ceiling is the study's own promise.
+
+    A study given by its noise has no promised epsilon; the ceiling is then the largest that a policy may have.
+    """
+    plan = PrivacyPlan.from_study(study)
+    return Policy(epsilon=study.privacy.epsilon or 1000.0, delta=plan.delta, allow_not_private=True)
+
+
+def with_sites(study: Study, sites: int) -> Study:
+    """Return the study among another number of sites; it has another hash."""
+    return replace(study, federation=replace(study.federation, sites=sites, minimum_sites=None))
+
+
+def alone(study: Study, *, public_records: int) -> Study:
+    """Return the study of one site by itself at the same promise: its own records, its own divisor."""
+    terms = replace(study.federation, sites=1, minimum_sites=None, public_records=public_records)
+    return replace(study, federation=terms)

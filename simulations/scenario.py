@@ -1,0 +1,105 @@
+"""Ready scenarios: a study, and where its sites find their records among the public data sets."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from protocol.errors import InputError
+from protocol.study import Study
+from records.dataset import Records, load_records
+from records.partition import partition
+from records.schema import Schema
+
+DATA_VARIABLE = "CLOISTER_DATA"
+_FOLDER = files("simulations") / "scenarios"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """A study with its records.
+
+    Attributes:
+        study: The study.
+        sites: File of each site, relative to the data folder; empty where one file is partitioned.
+        file: The one file, relative to the data folder.
+        partition: How the one file is split.
+    """
+
+    study: Study
+    sites: Mapping[str, str]
+    file: str
+    partition: str
+
+    @classmethod
+    def ready(cls, name: str) -> Self:
+        """Return a ready scenario.
+
+        Raises:
+            InputError: If there is none of this name.
+        """
+        path = Path(str(_FOLDER)) / f"{name}.toml"
+        if name not in ready_names():
+            raise InputError(
+                f"No file and no ready study is named {name!r}.", remedy=f"Ready are: {', '.join(ready_names())}."
+            )
+        with path.open("rb") as file:
+            mapping: dict[str, Any] = tomllib.load(file)
+        source = mapping.pop("records")
+        schema = tomllib.loads((path.parent / mapping["schema"]["file"]).read_text(encoding="utf-8"))
+        return cls(
+            study=Study.from_mapping(mapping | {"schema": schema}),
+            sites=source.get("sites", {}),
+            file=source.get("file", ""),
+            partition=source.get("partition", "iid"),
+        )
+
+    def load(self, data: Path | None, *, scheme: str | None, sites: int | None, seed: int) -> dict[str, Records]:
+        """Read the records of every site.
+
+        Args:
+            data: The data folder, or the one file; None for the folder that ``CLOISTER_DATA`` names.
+            scheme: How to split; None for the scenario's way.
+            sites: How many sites; None for the study's number.
+            seed: Of the split.
+
+        Raises:
+            InputError: If there are no data, or files of sites are asked to be split.
+        """
+        root = data if data is not None else _data_folder()
+        schema = Schema.from_mapping(self.study.schema)
+        if self.sites and scheme is None and sites in (None, len(self.sites)) and root.is_dir():
+            return {name: load_records(root / file, schema=schema) for name, file in self.sites.items()}
+        if self.sites and root.is_dir():
+            raise InputError(
+                f"{self.study.name} has one file per site.", remedy="Leave out --sites and --partition, or give a file."
+            )
+        path = root / self.file if root.is_dir() else root
+        records = load_records(path, schema=schema)
+        return split(
+            records, scheme or self.partition, sites=sites or self.study.federation.sites, seed=seed
+        )
+
+
+def ready_names() -> tuple[str, ...]:
+    """Return the names of the ready scenarios."""
+    names = (path.name for path in _FOLDER.iterdir())
+    return tuple(sorted(n.removesuffix(".toml") for n in names if n.endswith(".toml") and ".schema." not in n))
+
+
+def split(records: Records, scheme: str, *, sites: int, seed: int) -> dict[str, Records]:
+    """Split records over sites named ``site-1``, ``site-2``, ...; see `records.partition.partition`."""
+    parts = partition(records, scheme, sites=sites, generator=np.random.default_rng(seed))
+    return {f"site-{number}": records.take(rows) for number, rows in enumerate(parts, start=1)}
+
+
+def _data_folder() -> Path:
+    folder = os.environ.get(DATA_VARIABLE)
+    if not folder:
+        raise InputError("No data.", remedy=f"Give --data, or let {DATA_VARIABLE} name the folder of the data sets.")
+    return Path(folder)

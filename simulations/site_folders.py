@@ -1,0 +1,43 @@
+"""Sites in folders, as Flower's own simulation finds them: number i of the federation is the sub-folder i."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from client.approvals import Approvals
+from client.site import create_key
+from privacy.ledger import Ledger
+from privacy.plan import PrivacyPlan
+from protocol.study import Study
+
+
+def write_site_folders(root: Path, study: Study, sources: Mapping[str, Mapping[str, Any]]) -> None:
+    """Make the folder of every site, with a key, an empty ledger, a policy and the study approved.
+
+    Args:
+        root: Where; ``CLOISTER_SITE`` will name it.
+        study: The study.
+        sources: For the name of every site, its ``data`` table: ``location``, ``set`` and, where the source is to be
+            split, ``share`` (see `client.site`).
+
+    Raises:
+        InputError: If a site's key exists.
+        LedgerError: If a site's ledger exists.
+    """
+    plan = PrivacyPlan.from_study(study)
+    policy = {
+        "epsilon": study.privacy.epsilon or 1000.0,
+        "delta": plan.delta,
+        "families": [study.model.family],
+        "allow_not_private": not plan.private,
+    }
+    for number, (name, data) in enumerate(sources.items()):
+        folder = root / str(number)
+        folder.mkdir(parents=True)
+        key = create_key(folder / "key.pem")
+        Ledger.create(folder / "ledger.sqlite", key=key, data_set=str(data["set"])).close()
+        (folder / "site.toml").write_text(tomli_w.dumps({"name": name, "data": dict(data)}), encoding="utf-8")
+        (folder / "policy.toml").write_text(tomli_w.dumps(policy), encoding="utf-8")
+        Approvals.record(study, folder / "approvals")

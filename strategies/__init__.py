@@ -1,0 +1,1 @@
+"""Ways of combining contributions, one per file."""
