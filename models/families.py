@@ -1,9 +1,10 @@
-"""The closed table of model families."""
+"""The closed table of model families, and how a study's options become one."""
 
+import types
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from typing import Any, get_args, get_origin
+from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from models.family import Family
 from models.gan import AdversarialNetwork, GanOptions
@@ -11,52 +12,93 @@ from models.layout import OneHotLayout
 from models.vae import VaeOptions, VariationalAutoencoder
 from protocol.errors import StudyError
 
-_TABLE: dict[str, tuple[type[Any], Callable[[OneHotLayout, Any], Family]]] = {
-    "vae": (VaeOptions, VariationalAutoencoder),
-    "gan": (GanOptions, AdversarialNetwork),
+_Options = TypeVar("_Options")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry(Generic[_Options]):
+    """How one family is made.
+
+    Attributes:
+        options: The class of its options.
+        construct: Makes the model.
+        labelled: Whether the option ``label`` is by default the schema's target.
+    """
+
+    options: type[_Options]
+    construct: Callable[[OneHotLayout, _Options], Family]
+    labelled: bool = False
+
+
+_TABLE: Mapping[str, _Entry[Any]] = {
+    "vae": _Entry(options=VaeOptions, construct=VariationalAutoencoder),
+    "gan": _Entry(options=GanOptions, construct=AdversarialNetwork, labelled=True),
 }
-FAMILIES = tuple(_TABLE)
+
+FAMILIES: tuple[str, ...] = tuple(_TABLE)
 
 
 def build_family(
     name: str, options: Mapping[str, object], *, cardinalities: tuple[int, ...], label: int | None
 ) -> Family:
-    """Return a model with fresh weights.
+    """Return a new model of the family that a study names.
 
     Args:
-        name: One of `FAMILIES`.
-        options: The family's own options, in TOML's types.
+        name: One of :data:`FAMILIES`.
+        options: The study's table ``model.options``: keys of the family's options, values as TOML has them.
         cardinalities: Number of codes of every column.
-        label: Index of the schema's target, for families that condition on it.
+        label: Index of the schema's target column, or None. Families that condition on a label use it, unless
+            the options name another.
+
+    Returns:
+        The model, with the same initial weights on every machine.
 
     Raises:
-        StudyError: If the family or an option is unknown, or a value has the wrong type.
+        StudyError: If there is no such family, or an option is unknown or of the wrong type or value.
+
+    Example:
+        >>> model = build_family("vae", {"encoder_widths": [8]}, cardinalities=(2, 3), label=None)
+        >>> model.options.encoder_widths
+        (8,)
     """
-    if name not in _TABLE:
-        raise StudyError(f"model.family is {name!r}.", remedy=f"Use one of {', '.join(FAMILIES)}.")
-    kind, construct = _TABLE[name]
-    declared = {field.name: field for field in fields(kind)}
-    values: dict[str, object] = {"label": label} if "label" in declared else {}
-    for key, value in options.items():
-        if key not in declared or key == "label":
-            known = ", ".join(sorted(set(declared) - {"label"}))
-            raise StudyError(f"model.options.{key} is unknown to family {name}.", remedy=f"Known: {known}.")
-        values[key] = _typed(f"model.options.{key}", declared[key].type, value)
-    return construct(OneHotLayout(cardinalities=cardinalities), kind(**values))
+    entry = _TABLE.get(name)
+    if entry is None:
+        raise StudyError(f"model.family={name!r}.", remedy=f"Choose one of {', '.join(FAMILIES)}.")
+    parsed = _parse(entry.options, options)
+    if entry.labelled and "label" not in options:
+        parsed = replace(parsed, label=label)
+    return entry.construct(OneHotLayout(cardinalities=cardinalities), parsed)
 
 
-def _typed(key: str, kind: Any, value: object) -> object:
-    """Return a TOML value as the type that the options declare."""
-    if get_origin(kind) is tuple and isinstance(value, list | tuple):
-        return tuple(_typed(key, get_args(kind)[0], item) for item in value)
-    if isinstance(kind, type) and issubclass(kind, StrEnum):
-        words = [member.value for member in kind]
-        if value in words:
-            return kind(value)
-        raise StudyError(f"{key} is {value!r}.", remedy=f"Use one of {', '.join(words)}.")
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is float and number:
-        return float(value)  # type: ignore[arg-type]  # checked to be a number
-    if kind is int and number and isinstance(value, int):
-        return value
-    raise StudyError(f"{key} is {value!r}.", remedy=f"Give a value of type {getattr(kind, '__name__', kind)}.")
+def _parse(options: type[_Options], given: Mapping[str, object]) -> _Options:
+    """Return the options that a mapping spells out."""
+    hints = get_type_hints(options)
+    known = [field.name for field in fields(options)]  # type: ignore[arg-type]  # the table holds dataclasses only
+    for key in given:
+        if key not in known:
+            raise StudyError(
+                f"model.options.{key} does not exist.", remedy=f"Choose from {', '.join(sorted(known))}."
+            )
+    return options(
+        **{key: _convert(f"model.options.{key}", value, hints[key]) for key, value in given.items()}
+    )
+
+
+def _convert(key: str, value: object, hint: Any) -> object:  # noqa: ANN401  # a type hint has no type
+    """Return a TOML value as the type of an option."""
+    if get_origin(hint) in (types.UnionType, Union):
+        hint = next(choice for choice in get_args(hint) if choice is not type(None))
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise StudyError(f"{key}={value!r} is no list.", remedy="Write it in brackets, such as [64, 64].")
+        return tuple(_convert(f"{key}[{place}]", each, get_args(hint)[0]) for place, each in enumerate(value))
+    if issubclass(hint, StrEnum):
+        choices = [str(choice) for choice in hint]
+        if value not in choices:
+            raise StudyError(f"{key}={value!r}.", remedy=f"Choose one of {', '.join(choices)}.")
+        return hint(str(value))
+    allowed = (int, float) if hint is float else (hint,)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and hint is not bool):
+        kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
+        raise StudyError(f"{key}={value!r}.", remedy=f"Give {kind}.")
+    return hint(value)

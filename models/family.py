@@ -12,9 +12,9 @@ from models.layout import OneHotLayout
 class Family(nn.Module, ABC):
     """A generative model of a table, as a federation trains it.
 
-    Sites see only :attr:`shared`: they load its weights, compute :meth:`unit_loss` on their records and send what
-    privacy allows of its gradient. Everything else happens at the server on what has already been released, and is
-    post-processing.
+    Sites see only :attr:`shared`: they load its weights, compute :meth:`unit_loss` on their records and send
+    what privacy allows of its gradient. Everything else happens at the server on what has already been
+    released, and is post-processing.
 
     Args:
         layout: The table's columns.
@@ -23,6 +23,24 @@ class Family(nn.Module, ABC):
     def __init__(self, layout: OneHotLayout) -> None:
         super().__init__()
         self.layout = layout
+
+    def initialise(self, *, generator: torch.Generator) -> None:
+        """Draw new initial weights. A new model has those of a generator with the seed 0, on every machine.
+
+        Args:
+            generator: Source of the weights, on the device of the model.
+        """
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                bound = layer.in_features**-0.5
+                nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+                if layer.bias is not None:
+                    nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+            elif isinstance(layer, nn.EmbeddingBag):
+                bound = layer.num_embeddings**-0.5
+                nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+            elif isinstance(layer, nn.BatchNorm1d):
+                layer.reset_parameters()
 
     @property
     @abstractmethod
@@ -62,6 +80,7 @@ class Family(nn.Module, ABC):
             generator: Source of all draws, on the device of the model.
 
         Returns:
-            Codes ``[count, columns]`` (int64), and the log-weight ``[count]`` of each record as an importance sample
-            of the model's conditional distribution. Weights are at most zero, and zero without restrictions.
+            Codes ``[count, columns]`` (int64), and the log-weight ``[count]`` of each record as an importance
+            sample of the model's conditional distribution. Weights are at most zero, and zero without
+            restrictions.
         """

@@ -1,9 +1,9 @@
 """A generative adversarial network of a table whose generator never meets a record (Goodfellow et al., 2014).
 
-Only the critic is trained on records: sites send clipped and noised gradients of the critic's loss on real records.
-The fake half of that loss and every generator step are computed at the server from what has been released, so they
-cost no privacy. The fake half is clipped record by record exactly as the real half is; otherwise the critic would be
-pulled towards the fakes.
+Only the critic is trained on records: sites send clipped and noised gradients of the critic's loss on real
+records. The fake half of that loss and every generator step are computed at the server from what has been
+released, so they cost no privacy. The fake half is clipped record by record exactly as the real half is;
+otherwise the critic would be pulled towards the fakes.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.autoregressive import draw_codes
+from models.autoregressive import draw_allowed, draw_codes
 from models.family import Family
 from models.layout import OneHotLayout
 from privacy.dp_sgd import clipped_gradient_sum
@@ -35,14 +35,15 @@ class GanOptions:
     Args:
         latent: Size of the generator's noise vector.
         generator_widths: Hidden widths of the generator (residual blocks with batch norm; it sees no record).
-        critic_widths: Hidden widths of the critic.
+        critic_widths: Hidden widths of the critic; empty for a linear critic.
         temperature: Of the straight-through Gumbel softmax.
         loss: ``non_saturating`` or ``least_squares``.
         critic_steps: Critic steps (rounds) per generator step.
         fake_batch: Fake records per critic and per generator step.
         generator_rate: Learning rate of the generator's Adam.
-        class_shares: Public share of every code of the target column; empty for equal shares.
-        label: Index of the target column, or None for an unconditional generator.
+        class_shares: Public share of every code of the target column, in any scale; empty for equal shares.
+        label: Index of the target column, or None for an unconditional generator. A study may leave it out:
+            it is then the schema's target.
     """
 
     latent: int = 64
@@ -60,11 +61,15 @@ class GanOptions:
         """Refuse sizes and rates that cannot train."""
         sizes = (self.latent, self.critic_steps, self.fake_batch, *self.generator_widths, *self.critic_widths)
         if min(sizes) < 1 or not self.generator_widths:
-            raise StudyError(f"model.options: sizes {sizes}.", remedy="Sizes are whole numbers of at least 1.")
-        if self.temperature <= 0 or self.generator_rate <= 0 or any(share <= 0 for share in self.class_shares):
             raise StudyError(
-                "model.options: temperature, generator_rate and class_shares.", remedy="Give positive numbers."
+                f"model.options: sizes {sizes}.", remedy="Sizes are whole numbers of at least 1."
             )
+        for key in ("temperature", "generator_rate", "class_shares"):
+            value = getattr(self, key)
+            if not all(
+                0 < number < float("inf") for number in (value if key == "class_shares" else (value,))
+            ):
+                raise StudyError(f"model.options.{key}={value}.", remedy="Give positive numbers.")
 
 
 class ResidualGenerator(nn.Module):
@@ -92,20 +97,31 @@ class AdversarialNetwork(Family):
     def __init__(self, layout: OneHotLayout, options: GanOptions) -> None:
         super().__init__(layout)
         self.options = options
+        if options.label is not None and not 0 <= options.label < layout.columns:
+            raise StudyError(
+                f"model.options.label={options.label}.", remedy=f"Give a column index below {layout.columns}."
+            )
         self.classes = 0 if options.label is None else layout.cardinalities[options.label]
         if options.class_shares and len(options.class_shares) != self.classes:
             raise StudyError(
                 f"model.options.class_shares has {len(options.class_shares)} numbers.",
                 remedy=f"The target column has {self.classes} codes: give as many.",
             )
-        self._generator = ResidualGenerator(options.latent + self.classes, options.generator_widths, layout.width)
+        self._generator = ResidualGenerator(
+            options.latent + self.classes, options.generator_widths, layout.width
+        )
         widths = (layout.width, *options.critic_widths)
         layers: list[nn.Module] = []
         for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
             layers += [nn.Linear(inputs, outputs), nn.LeakyReLU(0.2)]
         self.critic = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+        self.initialise(generator=torch.Generator().manual_seed(0))
+
+    def initialise(self, *, generator: torch.Generator) -> None:
+        """Draw new initial weights, and forget the generator's optimiser."""
+        super().initialise(generator=generator)
         self._generator_optimiser = torch.optim.Adam(
-            self._generator.parameters(), lr=options.generator_rate, betas=(0.5, 0.9)
+            self._generator.parameters(), lr=self.options.generator_rate, betas=(0.5, 0.9)
         )
         self._critic_steps_done = 0
 
@@ -141,33 +157,43 @@ class AdversarialNetwork(Family):
         self._critic_steps_done += 1
         if self._critic_steps_done % self.options.critic_steps:
             return
-        self.critic.requires_grad_(requires_grad=False)
+        weights = list(self._generator.parameters())
         scores = self.critic(self._fakes(self.options.fake_batch, generator=generator)).squeeze(1)
-        self._generator_optimiser.zero_grad(set_to_none=True)
-        self._loss(scores, real=True).mean().backward()
+        # Gradients by name, not by backward(): the critic's must stay those that sites have sent.
+        for weight, gradient in zip(
+            weights, torch.autograd.grad(self._loss(scores, real=True).mean(), weights), strict=True
+        ):
+            weight.grad = gradient
         self._generator_optimiser.step()
-        self.critic.requires_grad_(requires_grad=True)
+        self._generator_optimiser.zero_grad(set_to_none=True)
 
     @torch.no_grad()
     def draw(
         self, count: int, *, allowed: Mapping[int, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Draw records; a restricted label is conditioned on, other columns are restricted at their turn."""
-        self._generator.eval()
+        """Draw records; a restricted label is conditioned on, other columns are restricted at their turn.
+
+        Batch norm uses its running statistics, so that a record does not depend on those drawn beside it.
+        """
         label = self.options.label
-        labels = self._labels(count, allowed=allowed.get(-1 if label is None else label), generator=generator)
-        logits = self._generator(self._inputs(labels, count, generator=generator))
+        labels = self._labels(
+            count, allowed=None if label is None else allowed.get(label), generator=generator
+        )
+        inputs = self._inputs(labels, count, generator=generator)
+        training = self._generator.training
+        self._generator.eval()
+        try:
+            logits = self._generator(inputs)
+        finally:
+            self._generator.train(training)
         codes, weight = [], torch.zeros(count, device=logits.device)
         for column, block in enumerate(self.layout.split(logits)):
             if column == label and labels is not None:
                 codes.append(labels)
                 continue
-            probabilities = functional.softmax(block, dim=1)
-            if column in allowed:
-                probabilities = probabilities * allowed[column].to(logits.device)
-                weight += probabilities.sum(dim=1).log()
-            codes.append(draw_codes(probabilities, generator=generator))
-        self._generator.train()
+            drawn, log_mass = draw_allowed(block, allowed=allowed.get(column), generator=generator)
+            weight += log_mass
+            codes.append(drawn)
         return torch.stack(codes, dim=1), weight
 
     def _loss(self, scores: Tensor, *, real: bool) -> Tensor:
@@ -193,7 +219,7 @@ class AdversarialNetwork(Family):
         return torch.cat([noise, functional.one_hot(labels, self.classes).to(noise.dtype)], dim=1)
 
     def _fakes(self, count: int, *, generator: torch.Generator) -> Tensor:
-        """Return fake records ``[n, width]``, one-hot forwards and soft backwards (Jang, Gu and Poole, 2017)."""
+        """Return fakes ``[n, width]``, one-hot forwards and soft backwards (Jang, Gu and Poole, 2017)."""
         labels = self._labels(count, allowed=None, generator=generator)
         logits = self._generator(self._inputs(labels, count, generator=generator))
         blocks = []

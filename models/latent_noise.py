@@ -1,10 +1,10 @@
 """Noise of a latent vector that belongs to the record, not to its place in a batch.
 
-A site's guarantee needs the loss of a record to depend on nothing but that record. Noise that is dealt out along the
-batch breaks this to the letter: one record more, and all that follow it get other noise. Here a fresh key is drawn for
-each step, and a record's noise is a hash of the key and of its codes. Under every fixed key the loss is a function of
-the record alone, whatever generator the key came from, in whatever order or chunks the records come. Equal records of
-a batch share their noise.
+A site's guarantee needs the loss of a record to depend on nothing but that record. Noise that is dealt out
+along the batch breaks this to the letter: one record more, and all that follow it get other noise. Here a
+fresh key is drawn for each step, and a record's noise is a hash of the key and of its codes. Under every
+fixed key the loss is a function of the record alone, whatever generator the key came from, in whatever order
+or chunks the records come. Equal records of a batch share their noise.
 """
 
 import math
@@ -25,8 +25,8 @@ def record_noise(codes: Tensor, size: int, *, generator: torch.Generator) -> Ten
         ``[n, size]``, float32. Row i is a function of the key and of row i of the codes.
 
     Source:
-        Multilinear hashing (Carter and Wegman, 1979), finished by the mixing function of SplitMix64 (Steele, Lea and
-        Flood, 2014); a pair of uniform numbers becomes a normal one by Box and Muller (1958).
+        Multilinear hashing (Carter and Wegman, 1979), finished by the mixing function of SplitMix64 (Steele,
+        Lea and Flood, 2014); a pair of uniform numbers becomes a normal one by Box and Muller (1958).
 
     Example:
         >>> key = torch.Generator()

@@ -55,10 +55,13 @@ class OneHotLayout:
 
     def encode(self, codes: Tensor) -> Tensor:
         """Return the one-hot vectors, float32 ``[n, width]``, of integer codes ``[n, columns]``."""
-        starts = torch.tensor(self.offsets, device=codes.device)
         flat = torch.zeros(codes.shape[0], self.width, device=codes.device)
-        return flat.scatter_(1, codes.long() + starts, 1.0)
+        return flat.scatter_(1, self.places(codes), 1.0)
+
+    def places(self, codes: Tensor) -> Tensor:
+        """Return where the ones of the one-hot vectors are, int64 ``[n, columns]``."""
+        return codes.long() + torch.tensor(self.offsets, device=codes.device)
 
     def split(self, blocks: Tensor) -> Sequence[Tensor]:
         """Return the views ``[n, K_j]`` of a tensor ``[n, width]``, one per column."""
-        return blocks.split(self.cardinalities, dim=-1)
+        return torch.split_with_sizes(blocks, self.cardinalities, dim=-1)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.autoregressive import AutoregressiveDecoder, FactorisedDecoder
 from models.family import Family
+from models.latent_noise import record_noise
 from models.layout import OneHotLayout
 from protocol.errors import StudyError
 
@@ -53,21 +54,23 @@ class VariationalAutoencoder(Family):
     def __init__(self, layout: OneHotLayout, options: VaeOptions) -> None:
         super().__init__(layout)
         self.options = options
-        widths = (layout.width, *options.encoder_widths)
-        layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
-            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-        layers.append(nn.Linear(widths[-1], 2 * options.latent))
-        self.encoder = nn.Sequential(*layers)
+        self.encoder = _encoder(layout.width, options)
         self.decoder = (
             AutoregressiveDecoder(layout, latent=options.latent)
             if options.decoder is Decoder.AUTOREGRESSIVE
             else FactorisedDecoder(layout, latent=options.latent)
         )
+        self.initialise(generator=torch.Generator().manual_seed(0))
+
+    def initialise(self, *, generator: torch.Generator) -> None:
+        """Draw new initial weights; an autoregressive decoder starts at zero."""
+        super().initialise(generator=generator)
+        if isinstance(self.decoder, AutoregressiveDecoder):
+            self.decoder.initialise()
 
     @property
     def shared(self) -> nn.Module:
-        """Encoder and decoder: an encoder kept at a site would tie every record's gradient to all the others."""
+        """Encoder and decoder: an encoder kept at a site would tie each record's gradient to the others."""
         return self
 
     @property
@@ -80,16 +83,18 @@ class VariationalAutoencoder(Family):
 
         Args:
             codes: ``[n, columns]``, integers.
-            generator: Source of the latent noise, one draw per record.
+            generator: Source of the step's key to the latent noise.
 
         Returns:
             ``[n]``, nats. Row i depends on record i alone.
         """
-        mean, log_variance = self.encoder(self.layout.encode(codes)).chunk(2, dim=1)
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        mean, log_variance = self.encoder(self.layout.places(codes)).chunk(2, dim=1)
+        noise = record_noise(codes, self.options.latent, generator=generator)
         latent = mean + noise * torch.exp(0.5 * log_variance)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(dim=1)
-        return self.decoder.negative_log_likelihood(codes, latent) + self.options.kl_weight * divergence
+        reconstruction: Tensor = self.decoder.negative_log_likelihood(codes, latent)
+        losses: Tensor = reconstruction + self.options.kl_weight * divergence
+        return losses
 
     @torch.no_grad()
     def draw(
@@ -99,3 +104,16 @@ class VariationalAutoencoder(Family):
         device = next(self.parameters()).device
         latent = torch.randn(count, self.options.latent, generator=generator, device=device)
         return self.decoder.sample(latent, allowed=allowed, generator=generator)
+
+
+def _encoder(inputs: int, options: VaeOptions) -> nn.Sequential:
+    """Return a perceptron of the one-hot vector, given as the places of its ones.
+
+    Its first layer needs no bias: every column has exactly one one, so that the weights of any column can be
+        one.
+    """
+    widths = (*options.encoder_widths, 2 * options.latent)
+    layers: list[nn.Module] = [nn.EmbeddingBag(inputs, widths[0], mode="sum")]
+    for before, after in zip(widths[:-1], widths[1:], strict=True):
+        layers += [nn.ReLU(), nn.Linear(before, after)]
+    return nn.Sequential(*layers)

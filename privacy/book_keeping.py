@@ -1,14 +1,16 @@
-"""Clipped gradient sums of networks of linear layers, without the gradient of any single unit (Bu et al., 2023).
+"""Clipped gradient sums of linear layers without the gradient of any single unit (Bu et al., 2023).
 
-The gradient of a linear layer at one record is the outer product of the signal that comes back to its output and of
-what entered it. Norms and inner products of such gradients are products of inner products of vectors, and the clipped
-sum is one matrix product. So one forward pass and one backward pass *to the outputs of the layers* are enough.
+The gradient of a linear layer at one record is the outer product of the signal that comes back to its output
+and of what entered it. Norms and inner products of such gradients are products of inner products of vectors,
+and the clipped sum is one matrix product. So one forward pass and one backward pass *to the outputs of the
+layers* are enough.
 
-A bag of embeddings in mode ``sum`` is a linear layer too: what entered it is the vector that counts every index.
+A bag of embeddings in mode ``sum`` is a linear layer too: what entered it is the vector that counts every
+index.
 
-Rounding: the passes run in the model's own precision; norms, clipping and sums in float64. With the margin below, n
-units of float64 arithmetic stay under the clip norm as long as n^2 2^-53 <= 2^-21, which is n <= 65,536 (the worst
-case over all orders of summation; Casacuberta et al., 2022, section 3).
+Rounding: the passes run in the model's own precision; norms, clipping and sums in float64. With the margin
+below, one unit more or less moves the sum of n units by at most the clip norm as long as n^2 2^-53 <= 2^-21,
+which is n <= 65,536 (the worst case over all orders of summation; Casacuberta et al., 2022).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from privacy.bags import Bags, BagSorter
 from protocol.errors import PrivacyError
 
 Layer: TypeAlias = nn.Linear | nn.EmbeddingBag
@@ -39,11 +42,12 @@ class _Pass:
 
 @dataclass(frozen=True, kw_only=True)
 class _Gradient:
-    """The gradients of one call: row t is the outer product of ``signal[t]`` and ``inputs[t]``."""
+    """The gradients of one call: row t is the outer product of ``signal[t]`` (float64) and ``inputs[t]``."""
 
     layer: Layer
     inputs: Tensor
     signal: Tensor
+    bags: Bags | None
 
 
 def is_linear_network(module: nn.Module) -> bool:
@@ -62,8 +66,8 @@ def book_keeping_sum(
 ) -> Tensor:
     """Return the sum of clipped unit gradients, flat ``[d]``, float64, on the CPU.
 
-    Arguments, guarantee and errors are those of :func:`privacy.dp_sgd.clipped_gradient_sum`; the layers of ``module``
-    must be called as modules, on one row per record.
+    Arguments, guarantee and errors are those of :func:`privacy.dp_sgd.clipped_gradient_sum`; the layers of
+    ``module`` must be called as modules, on one row per record.
     """
     with _traced(module) as passes:
         losses = loss()
@@ -75,7 +79,9 @@ def book_keeping_sum(
     with torch.no_grad():
         weights = _record_weights(gradients, units=units, clip_norm=clip_norm)
         sums = _weighted_sums(gradients, weights)
-        flat = [sums[id(p)].flatten() if id(p) in sums else p.new_zeros(p.numel()).double() for p in trainable]
+        flat = [
+            sums[id(p)].flatten() if id(p) in sums else p.new_zeros(p.numel()).double() for p in trainable
+        ]
     return torch.cat(flat).cpu()
 
 
@@ -85,8 +91,14 @@ def clip_factors(norms: Tensor, clip_norm: float) -> Tensor:
     return torch.where(norms.isfinite(), factors, 0.0)
 
 
+def unit_index(units: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each record's dense unit index ``[n]``, and each unit's number of records."""
+    index = torch.cat([units.new_zeros(1), (units.diff() != 0).to(units.dtype)]).cumsum(dim=0).long()
+    return index, index.bincount()
+
+
 def _is_linear(layer: nn.Module) -> bool:
-    """Return whether the layer's gradient is an outer product; subclasses may do anything and are not trusted."""
+    """Return whether the layer's gradient is an outer product; a subclass may do anything."""
     if type(layer) is nn.EmbeddingBag:
         return layer.mode == "sum" and layer.padding_idx is None and not layer.include_last_offset
     return type(layer) is nn.Linear
@@ -141,106 +153,101 @@ def _check_passes(passes: Sequence[_Pass], losses: Tensor) -> None:
 
 def _backward(passes: Sequence[_Pass], losses: Tensor) -> list[_Gradient]:
     """Run the backward pass to the outputs of the layers; calls that the loss does not depend on drop out."""
-    signals = torch.autograd.grad(losses.sum(), [each.edge for each in passes], allow_unused=True)
-    return [
-        _Gradient(layer=each.layer, inputs=each.inputs, signal=signal)
-        for each, signal in zip(passes, signals, strict=True)
-        if signal is not None
-    ]
+    signals: Sequence[Tensor | None] = torch.autograd.grad(
+        losses.sum(), [each.edge for each in passes], allow_unused=True
+    )
+    sorter = BagSorter(each.inputs for each in passes if isinstance(each.layer, nn.EmbeddingBag))
+    doubles: dict[tuple[int, tuple[int, ...], tuple[int, ...]], Tensor] = {}
+    gradients = []
+    for each, signal in zip(passes, signals, strict=True):
+        if signal is None:
+            continue
+        # Layers whose outputs are added get one and the same signal: convert it once.
+        place = (signal.data_ptr(), tuple(signal.shape), signal.stride())
+        if place not in doubles:
+            doubles[place] = signal.to(torch.float64, copy=True).contiguous()
+        bags = sorter.bags(each.inputs) if isinstance(each.layer, nn.EmbeddingBag) else None
+        gradients.append(_Gradient(layer=each.layer, inputs=each.inputs, signal=doubles[place], bags=bags))
+    return gradients
 
 
 def _record_weights(gradients: Sequence[_Gradient], *, units: Tensor | None, clip_norm: float) -> Tensor:
     """Return what each record's gradient is multiplied with, ``[n]``, float64."""
-    squares = _products(gradients, shift=0)
+    squares = _products(gradients, pairs=None)
     if units is None:
         return clip_factors(squares.sqrt(), clip_norm)
-    _, index, counts = units.to(squares.device).unique_consecutive(return_inverse=True, return_counts=True)
+    index, counts = unit_index(units.to(squares.device))
     total = torch.zeros(len(counts), dtype=torch.float64, device=squares.device).index_add(0, index, squares)
     for shift in range(1, int(counts.max())):
-        same = index[shift:] == index[:-shift]
-        total.index_add_(0, index[shift:], torch.where(same, 2.0 * _products(gradients, shift=shift), 0.0))
+        first = (index[shift:] == index[:-shift]).nonzero().squeeze(1)
+        total.index_add_(0, index[first], 2.0 * _products(gradients, pairs=(first, first + shift)))
     # Rounding may leave a tiny negative square where the records of a unit cancel out.
     factors = clip_factors(total.clamp(min=0.0).sqrt() / counts, clip_norm) / counts
-    return factors[index]
+    weights: Tensor = factors[index]
+    return weights
 
 
-def _products(gradients: Sequence[_Gradient], *, shift: int) -> Tensor:
-    """Return the inner products of the gradients of records t and t + shift, ``[n - shift]``, float64."""
+def _products(gradients: Sequence[_Gradient], *, pairs: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Return the inner products of the gradients of pairs of records; None pairs each with itself."""
     total = torch.zeros(1, dtype=torch.float64, device=gradients[0].signal.device)
     for left in gradients:
         for right in gradients:
             if left.layer is right.layer:
-                inputs = _input_products(left, right, shift=shift)
-                total = total + inputs * _row_products(left.signal, right.signal, shift=shift)
+                inputs = _input_products(left, right, pairs=pairs)
+                total = total + inputs * _row_products(left.signal, right.signal, pairs=pairs)
     return total
 
 
-def _input_products(left: _Gradient, right: _Gradient, *, shift: int) -> Tensor:
-    """Return the inner products of what entered the layer, with a one for the bias, ``[n - shift]``, float64."""
+def _input_products(left: _Gradient, right: _Gradient, *, pairs: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Return the inner products of what entered the layer, with a one for the bias, float64."""
     if isinstance(left.layer, nn.EmbeddingBag):
-        rows = len(left.inputs) - shift
-        equal = left.inputs[:rows, :, None] == right.inputs[shift:, None, :]
-        return equal.sum(dim=(1, 2)).double()
-    bias = left.layer.bias is not None and left.layer.bias.requires_grad
+        if pairs is None and left is right and left.bags is not None and left.bags.distinct:
+            return torch.tensor(float(left.inputs.shape[1]), dtype=torch.float64, device=left.inputs.device)
+        first, second = _rows(left.inputs, right.inputs, pairs)
+        return (first[:, :, None] == second[:, None, :]).sum(dim=(1, 2)).double()
+    bias = 1.0 if left.layer.bias is not None and left.layer.bias.requires_grad else 0.0
     if not left.layer.weight.requires_grad:
-        return torch.ones(len(left.inputs) - shift, dtype=torch.float64, device=left.inputs.device)
-    return _row_products(left.inputs, right.inputs, shift=shift) + (1.0 if bias else 0.0)
+        count = len(left.inputs) if pairs is None else len(pairs[0])
+        return torch.full((count,), bias, dtype=torch.float64, device=left.inputs.device)
+    return _row_products(left.inputs, right.inputs, pairs=pairs) + bias
 
 
-def _row_products(left: Tensor, right: Tensor, *, shift: int) -> Tensor:
-    """Return the inner product of rows t and t + shift in float64, which squares of float32 cannot overflow."""
-    if shift == 0 and left is right:
-        return torch.linalg.vector_norm(left, dim=1, dtype=torch.float64).square()
-    return torch.linalg.vecdot(left[: len(left) - shift].double(), right[shift:].double(), dim=1)
+def _row_products(left: Tensor, right: Tensor, *, pairs: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Return the inner products of pairs of rows in float64, where squares of float32 cannot overflow."""
+    if pairs is None and left is right:
+        norms: Tensor = torch.linalg.vector_norm(left, dim=1, dtype=torch.float64)
+        return norms.square()
+    first, second = _rows(left, right, pairs)
+    products: Tensor = torch.linalg.vecdot(first.double(), second.double(), dim=1)
+    return products
+
+
+def _rows(left: Tensor, right: Tensor, pairs: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    """Return the rows of the pairs."""
+    return (left, right) if pairs is None else (left[pairs[0]], right[pairs[1]])
 
 
 def _weighted_sums(gradients: Sequence[_Gradient], weights: Tensor) -> dict[int, Tensor]:
-    """Return the gradients summed over records with their weights, float64, by the identity of the parameter."""
-    keep = weights > 0
-    every = bool(keep.all())
-    orders: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+    """Return the weighted sums of the gradients, float64, by the identity of the parameter."""
+    void = None if bool((weights > 0).all()) else (weights <= 0)[:, None]
     sums: dict[int, Tensor] = {}
 
     def add(parameter: Tensor | None, value: Tensor) -> None:
         if parameter is not None and parameter.requires_grad:
             sums[id(parameter)] = sums[id(parameter)] + value if id(parameter) in sums else value
 
-    # The widest bag first: narrower bags of the same indices then use its order.
-    for each in sorted(gradients, key=lambda gradient: -gradient.inputs.shape[1]):
-        signal = each.signal.double() * weights[:, None]
-        signal = signal if every else torch.where(keep[:, None], signal, 0.0)
-        if isinstance(each.layer, nn.EmbeddingBag):
-            add(each.layer.weight, _bag_sum(each.layer, each.inputs, signal, orders=orders))
+    for signal in {id(each.signal): each.signal for each in gradients}.values():
+        signal.mul_(weights[:, None])
+        if void is not None:  # zero times a signal that is not finite is not zero
+            signal.masked_fill_(void, 0.0)
+    for each in gradients:
+        if each.bags is not None:
+            add(each.layer.weight, each.bags.sum(each.signal, rows=each.layer.weight.shape[0]))
             continue
         if each.layer.weight.requires_grad:
             inputs = each.inputs.double()
-            inputs = inputs if every else torch.where(keep[:, None], inputs, 0.0)
-            add(each.layer.weight, signal.T @ inputs)
-        add(each.layer.bias, signal.sum(dim=0))
+            inputs = inputs if void is None else inputs.masked_fill(void, 0.0)
+            add(each.layer.weight, each.signal.T @ inputs)
+        if isinstance(each.layer, nn.Linear):
+            add(each.layer.bias, each.signal.sum(dim=0))
     return sums
-
-
-def _bag_sum(
-    layer: nn.EmbeddingBag,
-    indices: Tensor,
-    signal: Tensor,
-    *,
-    orders: dict[tuple[int, int], tuple[Tensor, Tensor]],
-) -> Tensor:
-    """Return the sum over records of signals at their indices, ``[rows of the table, outputs]``.
-
-    It is a bag itself: one bag per row of the table, which holds the records that named the row. Sorting makes the
-    bags; the layers of an autoregressive decoder see prefixes of the same columns and share one sort.
-    """
-    wide = indices.shape[1]
-    place = (indices.data_ptr(), indices.stride(0))
-    if place not in orders:
-        orders[place] = indices.flatten().sort(stable=True)
-    rows, positions = orders[place]
-    columns = len(positions) // len(indices)
-    if wide < columns:
-        inside = positions % columns < wide
-        rows, positions = rows[inside], positions[inside]
-    starts = torch.searchsorted(rows, torch.arange(layer.num_embeddings, device=rows.device))
-    records = torch.div(positions, columns, rounding_mode="floor")
-    return nn.functional.embedding_bag(records, signal, offsets=starts, mode="sum")

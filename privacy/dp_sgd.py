@@ -1,7 +1,7 @@
 """One step of DP-SGD at a site: the sum of clipped per-unit gradients (Abadi et al., 2016).
 
-This is the only file that touches Opacus. Its materialised per-sample gradients are the reference; for networks of
-linear layers :mod:`privacy.book_keeping` computes the same sum much faster.
+This is the only file that touches Opacus. Its materialised per-sample gradients are the reference; for
+networks of linear layers :mod:`privacy.book_keeping` computes the same sum much faster.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from privacy.book_keeping import book_keeping_sum, clip_factors, is_linear_network
+from privacy.book_keeping import book_keeping_sum, clip_factors, is_linear_network, unit_index
 from protocol.errors import PrivacyError
 
 __all__ = [
@@ -29,13 +29,14 @@ def clipped_gradient_sum(
 ) -> Tensor:
     """Return the sum over units of their gradients, each scaled down to at most ``clip_norm`` in the L2 norm.
 
-    **Formal guarantee.** Where row i of ``loss()`` depends on record i alone, adding or removing all records of one
-    unit changes the result by at most ``clip_norm`` in the L2 norm. Norms, clipping and summation are float64 with a
-    margin for their own rounding; the guarantee takes the forward and backward pass as given, that is, it does not
-    cover a processor that rounds one record's pass differently in a batch of another size.
+    **Formal guarantee.** Where row i of ``loss()`` depends on record i alone, adding or removing all records
+    of one unit changes the result by at most ``clip_norm`` in the L2 norm. Norms, clipping and summation are
+    float64 with a margin for their own rounding; the guarantee takes the forward and backward pass as given,
+    that is, it does not cover a processor that rounds one record's pass differently in a batch of another
+    size.
 
-    **Edge cases.** A unit whose gradient is not finite contributes zero and touches no other unit. No records give
-    the zero vector.
+    **Edge cases.** A unit whose gradient is not finite contributes zero and touches no other unit. No records
+    give the zero vector.
 
     Args:
         module: Holds the parameters; those that require a gradient count.
@@ -48,8 +49,8 @@ def clipped_gradient_sum(
         Flat vector ``[d]``, float64, on the CPU, in the order of ``module.parameters()``.
 
     Raises:
-        PrivacyError: If ``clip_norm`` is not a positive number, ``units`` is not sorted or not one per record, or a
-            layer mixes records.
+        PrivacyError: If ``clip_norm`` is not a positive number, ``units`` is not sorted or not one per
+            record, or a layer mixes records.
 
     Example:
         >>> layer = nn.Linear(2, 1, bias=False)
@@ -76,8 +77,8 @@ def chunked_gradient_sum(
 ) -> Tensor:
     """Return :func:`clipped_gradient_sum` of a batch of any size in bounded memory.
 
-    The batch is cut between units, never inside one, so that the guarantee is the same: which records share a chunk
-    has no influence on what any of them contributes.
+    The batch is cut between units, never inside one, so that the guarantee is the same: which records share a
+    chunk has no influence on what any of them contributes.
 
     Args:
         module: Holds the parameters.
@@ -113,7 +114,7 @@ def chunked_gradient_sum(
 def reference_gradient_sum(
     module: nn.Module, loss: Callable[[], Tensor], *, units: Tensor | None, clip_norm: float
 ) -> Tensor:
-    """Return the same sum from Opacus' materialised per-sample gradients: any layer it knows, slow, much memory."""
+    """Return the same sum from the per-sample gradients of Opacus: any layer it knows, slow, much memory."""
     _check(module, units=units, clip_norm=clip_norm)
     return _materialised_sum(module, _counted(loss, units), units=units, clip_norm=clip_norm)
 
@@ -172,7 +173,7 @@ def _chunks(count: int, units: Tensor | None, chunk: int) -> Iterator[tuple[int,
         yield from ((start, min(start + chunk, count)) for start in range(0, count, chunk))
         return
     start = end = 0
-    for size in units.unique_consecutive(return_counts=True)[1].tolist():
+    for size in unit_index(units)[1].tolist() if count else ():
         if end > start and end + size - start > chunk:
             yield start, end
             start = end
@@ -190,7 +191,7 @@ def _materialised_sum(
         losses = loss()
         if losses.numel() == 0:
             return torch.zeros(parameter_count(module), dtype=torch.float64)
-        losses.sum().backward()
+        torch.autograd.backward([losses.sum()])
         rows = torch.cat([_per_record(p, len(losses)) for p in trainable], dim=1)
     if units is not None:
         rows = _unit_means(rows, units.to(rows.device))
@@ -215,9 +216,10 @@ def _per_record(parameter: Tensor, count: int) -> Tensor:
 
 def _unit_means(rows: Tensor, units: Tensor) -> Tensor:
     """Return the mean row of every unit, ``[units, d]``."""
-    _, index, counts = units.unique_consecutive(return_inverse=True, return_counts=True)
-    sums = torch.zeros(len(counts), rows.shape[1], dtype=rows.dtype, device=rows.device).index_add(0, index, rows)
-    return sums / counts[:, None]
+    index, counts = unit_index(units)
+    sums = rows.new_zeros(len(counts), rows.shape[1]).index_add(0, index, rows)
+    means: Tensor = sums / counts[:, None]
+    return means
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from records.column import EPOCH, FALSE_VALUES, NAMED, OTHER, TRUE_VALUES, Colum
 from records.schema import Schema
 
 Mask = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[np.number]
 
 _MOST_LISTED = 10
 _MISSING = re.compile(r"\s+is\s+(not\s+)?missing\s*", re.IGNORECASE)
@@ -31,9 +32,10 @@ _FORMS = 'Write "COLUMN OP VALUE" with =, !=, <, <=, > or >=, "COLUMN in A|B", o
 def parse_conditions(texts: Sequence[str], *, schema: Schema) -> dict[int, Mask]:
     """Turn conditions into the codes that meet them; several on one column must all hold.
 
-    Each text is ``COLUMN OP VALUE`` with one of ``= != < <= > >=``, ``COLUMN in A|B|C``, ``COLUMN is missing`` or
-    ``COLUMN is not missing``. Values are categories, truth values (true/false, yes/no, 1/0), numbers or ISO 8601
-    dates. Names of columns may hold blanks and operators: the longest name that fits wins.
+    Each text is ``COLUMN OP VALUE`` with one of ``= != < <= > >=``, or ``COLUMN in A|B|C``, or
+    ``COLUMN is missing``, or ``COLUMN is not missing``. Values are categories, truth values (true/false,
+    yes/no, 1/0), numbers or ISO 8601 dates. Names of columns may hold blanks and operators: the longest name
+    that fits wins.
 
     Args:
         texts: Conditions.
@@ -61,8 +63,10 @@ def parse_conditions(texts: Sequence[str], *, schema: Schema) -> dict[int, Mask]
         index = schema.index(condition.column.name)
         masks[index] = masks[index] & mask if index in masks else mask
         if not masks[index].any():
-            together = " Together with the conditions before it," if mask.any() else ""
-            raise condition.wrong(f"no code of the column meets it.{together}", condition.possible())
+            together = " together with the conditions before it" if mask.any() else ""
+            raise condition.wrong(
+                f"no value of column {condition.column.name} meets it{together}.", condition.possible()
+            )
     return masks
 
 
@@ -107,7 +111,7 @@ def _parsed(text: str, schema: Schema) -> "_Condition":
         raise InputError(f"Condition {text!r}: no operator follows {guess!r}.", remedy=_FORMS)
     near = difflib.get_close_matches(guess, schema.names, n=1)
     remedy = f"Did you mean {near[0]!r}?" if near else f"Columns are {_listed(schema.names)}."
-    raise InputError(f"Condition {text!r}: {guess!r} is no column that can be asked for.", remedy=remedy)
+    raise InputError(f"Condition {text!r}: {guess!r} is not a modelled column.", remedy=remedy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +137,10 @@ class _Condition:
         """Remedy when no code qualifies: what the column holds."""
         labels = self.column.code_labels
         if self.column.cells is None:
-            return f"Column {self.column.name} holds {_listed(labels)}."
+            return f"The column holds {_listed(labels)}."
         return (
-            f"Column {self.column.name} reaches from {self.column.lower} to {self.column.upper} and is drawn in "
-            f"whole cells such as {labels[self.column.cells.count // 2]}: ask for a range that covers one."
+            f"The column reaches from {self.column.lower} to {self.column.upper} and is drawn in whole cells "
+            f"such as {labels[self.column.cells.count // 2]}: ask for a range that covers one."
         )
 
     def mask(self) -> Mask:
@@ -177,18 +181,17 @@ class _Condition:
         key = value.lower() if self.column.kind is Kind.BOOLEAN else value
         if key in meaning:
             return meaning[key]
-        listed = _listed(self.column.code_labels[: self.column.values_cardinality])
-        ask = (
-            f' For missing values write "{self.column.name} is missing".'
-            if key.strip("()") == "missing"
-            else ""
-        )
-        raise self.wrong(f"column {self.column.name} has no value {value!r}.", f"Use one of {listed}.{ask}")
+        remedy = f"Use one of {_listed(self.column.code_labels[: self.column.values_cardinality])}."
+        if key.strip("()").lower() == "missing":
+            remedy = f'Write "{self.column.name} is missing".'
+        raise self.wrong(f"column {self.column.name} has no value {value!r}.", remedy)
 
     def _placed(self, cells: Bins) -> Mask:
         """Codes of a number or date column: those whose whole cell meets the condition."""
         smallest, largest = cells.edges[:-1], _largest(cells)
         points = [self._point(value) for value in self.values]
+        if self.operator == "!=" and cells.whole and points[0] != np.floor(points[0]):
+            return np.ones(cells.count, dtype=np.bool_)  # the value lies between two neighbours of one cell
         if self.operator not in ("=", "in"):
             return _compared(self.operator, smallest, largest, points[0])
         equal = [(smallest == point) & (largest == point) for point in points]
@@ -243,9 +246,7 @@ def _largest(cells: Bins) -> Floats:
     return np.asarray(above - 1 if cells.whole else np.nextafter(above, -np.inf), dtype=np.float64)
 
 
-def _compared(
-    operator: str, smallest: npt.NDArray[np.number], largest: npt.NDArray[np.number], point: float
-) -> Mask:
+def _compared(operator: str, smallest: Numbers, largest: Numbers, point: float) -> Mask:
     """Cells, from ``smallest`` to ``largest`` [B], all of whose values are in this relation to ``point``."""
     relations = {
         "<": largest < point,

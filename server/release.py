@@ -74,8 +74,7 @@ def write_release(folder: Path, run: StudyRun, evidence: Evidence, *, simulated:
         save_file(run.model.released_state(), draft / _WEIGHTS)
         (draft / _STUDY).write_text(run.study.text, encoding="utf-8")
         (draft / _STATEMENT).write_text(_json(statement.to_mapping()), encoding="utf-8")
-        words = [statement.headline(), "", *statement.sentences()]
-        (draft / _WORDS).write_text("\n".join(words) + "\n", encoding="utf-8")
+        (draft / _WORDS).write_text("\n".join(statement.sentences()) + "\n", encoding="utf-8")
         (draft / _PROVENANCE).write_text(_json(_provenance(run, evidence, simulated=simulated)), encoding="utf-8")
         sums = "".join(f"{_sha256(draft / name)}  {name}\n" for name in _FILES)
         (draft / _SUMS).write_text(sums, encoding="utf-8")

@@ -110,8 +110,8 @@ class StudyRun:
         for number in range(1, self.study.training.rounds + 1):
             report = self._round(number, cohort, evidence)
             _LOGGER.info(
-                "round %d of %d: %d sites, mean contribution %.3g, %.2f s",
-                *(report.number, report.rounds, report.contributors, report.norm, report.seconds),
+                "round %d of %d: %d sites, %.2f s",
+                *(report.number, report.rounds, report.contributors, report.seconds),
                 extra={"report": report},
             )
         evidence.seconds = time.monotonic() - begin

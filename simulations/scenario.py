@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
+from sklearn.datasets import load_breast_cancer
 
 from protocol.errors import InputError
 from protocol.study import Study
+from records.codec import Codec
 from records.dataset import Records, load_records
 from records.partition import partition
 from records.schema import Schema
@@ -29,12 +32,14 @@ class Scenario:
         sites: File of each site, relative to the data folder; empty where one file is partitioned.
         file: The one file, relative to the data folder.
         partition: How the one file is split.
+        source: ``files``, or ``scikit-learn`` for records that come with that package.
     """
 
     study: Study
     sites: Mapping[str, str]
     file: str
     partition: str
+    source: str
 
     @classmethod
     def ready(cls, name: str) -> Self:
@@ -57,6 +62,7 @@ class Scenario:
             sites=source.get("sites", {}),
             file=source.get("file", ""),
             partition=source.get("partition", "iid"),
+            source=source.get("source", "files"),
         )
 
     def load(self, data: Path | None, *, scheme: str | None, sites: int | None, seed: int) -> dict[str, Records]:
@@ -71,8 +77,11 @@ class Scenario:
         Raises:
             InputError: If there are no data, or files of sites are asked to be split.
         """
-        root = data if data is not None else _data_folder()
         schema = Schema.from_mapping(self.study.schema)
+        if self.source == "scikit-learn" and data is None:
+            records = breast_cancer(schema)
+            return split(records, scheme or self.partition, sites=sites or self.study.federation.sites, seed=seed)
+        root = data if data is not None else _data_folder()
         if self.sites and scheme is None and sites in (None, len(self.sites)) and root.is_dir():
             return {name: load_records(root / file, schema=schema) for name, file in self.sites.items()}
         if self.sites and root.is_dir():
@@ -96,6 +105,15 @@ def split(records: Records, scheme: str, *, sites: int, seed: int) -> dict[str, 
     """Split records over sites named ``site-1``, ``site-2``, ...; see `records.partition.partition`."""
     parts = partition(records, scheme, sites=sites, generator=np.random.default_rng(seed))
     return {f"site-{number}": records.take(rows) for number, rows in enumerate(parts, start=1)}
+
+
+def breast_cancer(schema: Schema) -> Records:
+    """Return the 569 records that scikit-learn embeds, encoded."""
+    bunch = load_breast_cancer()
+    columns = {str(name): pa.array(bunch.data[:, j]) for j, name in enumerate(bunch.feature_names)}
+    columns["diagnosis"] = pa.array([str(bunch.target_names[code]) for code in bunch.target])
+    codes = Codec(schema).encode(pa.table(columns), source="scikit-learn's breast cancer records")
+    return Records(codes=codes, persons=None, schema=schema)
 
 
 def _data_folder() -> Path:

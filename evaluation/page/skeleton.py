@@ -108,7 +108,7 @@ ul{padding-left:20px;margin:6px 0}
 footer{color:var(--soft);font-size:.85rem;padding-top:28px;padding-bottom:36px}
 @media(max-width:520px){.wide{padding:0 14px}h1{font-size:1.45rem}.panel{padding:14px}
 .figure{font-size:2.1rem}
-th,td{padding:6px}}
+table{font-size:.84rem}th,td{padding:6px 5px}tr>:first-child{min-width:112px}}
 @media print{body{background:#fff}.card,figure,.panel{break-inside:avoid}}
 """
 

@@ -24,8 +24,8 @@ DAMAGED = (
     "holds the entry named by the site's last statement."
 )
 UNFINISHED = (
-    "If creating it was interrupted and nothing was ever released, remove the file and create it anew. Otherwise: "
-    + DAMAGED
+    "If creating it was interrupted and nothing was ever released, remove the file and create it anew."
+    f" Otherwise: {DAMAGED}"
 )
 _ASK = "Correct the call; nothing was charged."
 

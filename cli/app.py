@@ -1,0 +1,110 @@
+"""The command ``cloister``: which commands there are, and how their errors are told.
+
+Nothing heavy is imported here or at the top of a command's file, so that ``--help`` and a mistyped option
+answer at once: PyTorch, Arrow and Flower take seconds to import and are imported where the work begins.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
+
+import click
+import typer
+import typer.core
+
+from cli.demo import demo
+from cli.evaluate import EXAMPLES as EVALUATE_EXAMPLES
+from cli.evaluate import evaluate
+from cli.sample import EXAMPLES as SAMPLE_EXAMPLES
+from cli.sample import sample
+from cli.schema import schema
+from cli.simulate import simulate
+from protocol.errors import CloisterError
+
+_FAILED, _MISUSED, _STOPPED = 1, 2, 130
+
+# Plain texts: boxes and colours around an error of one line hide it from people and from programs. Without
+# this line Typer still escapes brackets for Rich, and shows a backslash before them.
+typer.core.HAS_RICH = False
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\b\nExamples:\n  cloister demo\n  cloister COMMAND --help",
+)
+app.command()(demo)
+app.command()(simulate)
+app.command(epilog=SAMPLE_EXAMPLES)(sample)
+app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
+app.add_typer(schema, name="schema")
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 -- a callback gets the option's value
+    if wanted:
+        typer.echo(f"cloister {version('cloister')}")
+        raise typer.Exit
+
+
+@app.callback()
+def cloister(
+    *,
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Train one private generative model among sites that keep their records, and share synthetic ones."""
+    del show_version  # the callback has done it
+
+
+def main() -> None:
+    """Run the command line and leave with its exit status: 0, 1 refused, 2 misused, 130 interrupted."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; a user's mistake becomes one line on standard error and never a traceback.
+
+    Args:
+        arguments: The command line without the program's name.
+
+    Returns:
+        Exit status.
+    """
+    try:
+        status = app(args=list(arguments), prog_name="cloister", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.UsageError as error:
+        return _say(f"{_one_line(error)} {_hint(error)}", _MISUSED)
+    except click.ClickException as error:
+        return _say(_one_line(error), error.exit_code)
+    except click.Abort:
+        return _say("stopped.", _STOPPED)
+    except CloisterError as error:
+        return _say(str(error), _FAILED)
+    if status == _STOPPED:  # how Typer reports Ctrl-C
+        return _say("interrupted.", _STOPPED)
+    return status if isinstance(status, int) else 0
+
+
+def _say(line: str, status: int) -> int:
+    typer.echo(f"cloister: {line}", err=True)
+    return status
+
+
+def _one_line(error: click.ClickException) -> str:
+    words = " ".join(error.format_message().split())
+    return words if words.endswith((".", "?", ")")) else f"{words}."
+
+
+def _hint(error: click.UsageError) -> str:
+    return f"Try: {error.ctx.command_path if error.ctx else 'cloister'} --help"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""``cloister simulate``: many sites on one machine, on any file."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.result import print_json, print_release
+from cli.rounds import announce, rounds_progress
+
+
+def simulate(
+    study: Annotated[str, typer.Argument(help="A study file (TOML), or the name of a ready study.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="The records: one file, or for ready studies the folder of the data sets (CLOISTER_DATA)."),
+    ] = None,
+    sites: Annotated[int | None, typer.Option(min=1, help="Number of sites; the study's own if not given.")] = None,
+    partition: Annotated[
+        str | None, typer.Option(help="How one file is split: iid, dirichlet:A or column:NAME.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the release; it must not exist.")] = Path(
+        "release"
+    ),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split over sites.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,  # noqa: FBT002 - a flag
+) -> None:
+    """Train a study among simulated sites and write its release.
+
+    Example: cloister simulate my-study.toml --data records.csv --sites 10 --partition dirichlet:0.5 -o release
+
+    Ready studies: adult, breast_cancer, heart_disease, online_shoppers.
+    """
+    # Heavy imports wait until the command is known: `cloister --help` must not load torch.
+    from protocol.study import Study
+    from server.release import check_new
+    from simulations.federation import simulate as run
+    from simulations.federation import with_sites
+    from simulations.scenario import Scenario
+
+    check_new(output)
+    check_device(device)
+    if study.endswith(".toml") or "/" in study:
+        scenario = Scenario(study=Study.from_toml(study), sites={}, file="", partition="iid", source="files")
+    else:
+        scenario = Scenario.ready(study)
+    announce("reading records")
+    parts = scenario.load(data, scheme=partition, sites=sites, seed=seed)
+    agreed = with_sites(scenario.study, len(parts)) if len(parts) != scenario.study.federation.sites else scenario.study
+    with rounds_progress("training", rounds=agreed.training.rounds, quiet=json_output):
+        release = run(agreed, parts, release=output, device=device)
+    if json_output:
+        result: dict[str, Any] = {
+            "release": str(output),
+            "study": agreed.hash,
+            "sites": {name: len(records) for name, records in parts.items()},
+            "statement": release.statement.to_mapping(),
+        }
+        print_json(result)
+        return
+    print_release(release)
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        InputError: If it cannot be used.
+    """
+    import torch
+
+    from protocol.errors import InputError
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"The device {device!r} cannot be used.", remedy="Use --device cpu.") from error
