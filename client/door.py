@@ -53,7 +53,9 @@ _REASONS: tuple[tuple[type[CloisterError], RefusalReason], ...] = (
 )
 
 
-def answer(message: Message, site_of: Callable[[], Site], respond: Callable[[Site, Message], Message]) -> Message:
+def answer(
+    message: Message, site_of: Callable[[], Site], respond: Callable[[Site, Message], Message]
+) -> Message:
     """Return what ``respond`` makes of a message, or a refusal that says nothing but its kind."""
     try:
         return respond(site_of(), message)
@@ -97,7 +99,9 @@ def contribute(site: Site, message: Message) -> Message:
     entry = _charge(site, plan, request)
     random = site.random(study, run=request.run, number=request.round)
     if plan.private and not random.private:
-        raise PrivacyError("The study promises privacy and the noise is not secret.", remedy="Report this defect.")
+        raise PrivacyError(
+            "The study promises privacy and the noise is not secret.", remedy="Report this defect."
+        )
     if request.kind is ContributionKind.GRADIENTS:
         exact = trainer.gradient_sum(request.vector, random=random)
         vector = plan.step_mechanism(trainer.dimension).privatise(exact, random=random.child("noise"))
@@ -111,7 +115,9 @@ def _charge(site: Site, plan: PrivacyPlan, request: RoundRequest) -> Entry | Non
     """Write down what the round costs before anything is computed for it; no entry where nothing is promised."""
     if plan.round_event is None:
         return None
-    ceiling = Ceiling(epsilon=site.policy.epsilon, delta=site.policy.delta, relation=plan.study.privacy.relation)
+    ceiling = Ceiling(
+        epsilon=site.policy.epsilon, delta=site.policy.delta, relation=plan.study.privacy.relation
+    )
     return site.ledger.charge(
         study=request.study, run=request.run, round=request.round, event=plan.round_event, ceiling=ceiling
     )

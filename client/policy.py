@@ -51,12 +51,16 @@ class Policy:
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise ApprovalError(f"{path}: the site has no policy.", remedy="Write one: no policy, no study.") from error
+            raise ApprovalError(
+                f"{path}: the site has no policy.", remedy="Write one: no policy, no study."
+            ) from error
         except tomllib.TOMLDecodeError as error:
             raise InputError(f"{path} is not TOML: {error}.", remedy=_MEND) from error
         known = {field.name for field in fields(cls)}
         if set(values) - known:
-            raise InputError(f"{path}: unknown keys {sorted(set(values) - known)}.", remedy=f"Known: {sorted(known)}.")
+            raise InputError(
+                f"{path}: unknown keys {sorted(set(values) - known)}.", remedy=f"Known: {sorted(known)}."
+            )
         for name in ("families", "trust"):
             if name in values:
                 values[name] = tuple(values[name])

@@ -23,7 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from flwr.app import Context
 
 from client.approvals import Approvals
@@ -103,7 +108,9 @@ class Site:
         schema = study_schema(study)
         if self.records is not None:
             if self.records.schema != schema:
-                raise InputError(f"{self.name}: records of another schema.", remedy="Encode them by the study's.")
+                raise InputError(
+                    f"{self.name}: records of another schema.", remedy="Encode them by the study's."
+                )
             return self.records
         if self.location is None:
             raise InputError(f"{self.name}: no data source.", remedy="Give data.location in site.toml.")
@@ -148,7 +155,9 @@ def open_site(folder: Path) -> Site:
         values = tomllib.loads((folder / "site.toml").read_text(encoding="utf-8"))
         key = load_pem_private_key((folder / "key.pem").read_bytes(), password=None)
     except OSError as error:
-        raise InputError(f"{error.filename}: {error.strerror}.", remedy=f"Check {FOLDER_VARIABLE}.") from error
+        raise InputError(
+            f"{error.filename}: {error.strerror}.", remedy=f"Check {FOLDER_VARIABLE}."
+        ) from error
     except ValueError as error:
         raise InputError(f"{folder}: {error}.", remedy="Mend site.toml, or the key.") from error
     data = values.get("data", {})

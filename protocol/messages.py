@@ -8,7 +8,7 @@ import hashlib
 import re
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, Self, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -151,7 +151,9 @@ _PATTERNS = {
 
 def vector_hash(vector: NDArray[Any]) -> str:
     """Return the SHA-256 of a vector's little-endian bytes, 64 hexadecimal digits."""
-    return hashlib.sha256(np.ascontiguousarray(vector, dtype=vector.dtype.newbyteorder("<")).tobytes()).hexdigest()
+    return hashlib.sha256(
+        np.ascontiguousarray(vector, dtype=vector.dtype.newbyteorder("<")).tobytes()
+    ).hexdigest()
 
 
 def encode(message: WireMessage) -> RecordDict:
@@ -219,7 +221,11 @@ def _vector(record: RecordDict, dtype: type[np.generic]) -> NDArray[Any]:
     if arrays is None or set(arrays) != {"vector"}:
         raise WireError("A message has no vector.", remedy=_REMEDY)
     array = arrays["vector"]
-    if array.dtype != np.dtype(dtype).name or len(array.shape) != 1 or not 1 <= array.shape[0] <= _MOST_COORDINATES:
+    if (
+        array.dtype != np.dtype(dtype).name
+        or len(array.shape) != 1
+        or not 1 <= array.shape[0] <= _MOST_COORDINATES
+    ):
         raise WireError(f"A message's vector is {array.dtype} of shape {array.shape}.", remedy=_REMEDY)
     try:
         vector = array.numpy()

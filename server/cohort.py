@@ -49,7 +49,9 @@ def exchange(
     messages = [
         Message(content=content, dst_node_id=node, message_type=message_type, ttl=deadline) for node in nodes
     ]
-    pending = {number: node for number, node in zip(grid.push_messages(messages), nodes, strict=True) if number}
+    pending = {
+        number: node for number, node in zip(grid.push_messages(messages), nodes, strict=True) if number
+    }
     replies: dict[int, Message] = {}
     while pending:
         for reply in grid.pull_messages(list(pending)):
@@ -82,7 +84,9 @@ def gather_cohort(grid: Grid, study: Study) -> Cohort:
     for node, reply in sorted(replies.items()):
         site = _introduction(reply, node=node, study=study)
         if site.site in found:
-            raise FederationError(f"Two sites are named {site.site!r}.", remedy="Give every site its own name.")
+            raise FederationError(
+                f"Two sites are named {site.site!r}.", remedy="Give every site its own name."
+            )
         found[site.site], keys[site.site] = node, site.public_key
     if len(found) < study.federation.quorum:
         raise FederationError(
@@ -115,10 +119,12 @@ def _introduction(reply: Message, *, node: int, study: Study) -> Introduction:
         raise FederationError(f"Node {node} is no site: {error.problem}", remedy=error.remedy) from error
     if isinstance(answer, Refusal):
         raise FederationError(
-            f"A site (node {node}) refused: {answer.reason.value}.", remedy="Its administrator's log says more."
+            f"A site (node {node}) refused: {answer.reason.value}.",
+            remedy="Its administrator's log says more.",
         )
     if answer.study != study.hash or answer.code != code_fingerprint():
         raise FederationError(
-            f"Site {answer.site} has another study or other code.", remedy="Install the same Cloister everywhere."
+            f"Site {answer.site} has another study or other code.",
+            remedy="Install the same Cloister everywhere.",
         )
     return answer

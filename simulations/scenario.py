@@ -51,7 +51,8 @@ class Scenario:
         path = Path(str(_FOLDER)) / f"{name}.toml"
         if name not in ready_names():
             raise InputError(
-                f"No file and no ready study is named {name!r}.", remedy=f"Ready are: {', '.join(ready_names())}."
+                f"No file and no ready study is named {name!r}.",
+                remedy=f"Ready are: {', '.join(ready_names())}.",
             )
         with path.open("rb") as file:
             mapping: dict[str, Any] = tomllib.load(file)
@@ -65,7 +66,9 @@ class Scenario:
             source=source.get("source", "files"),
         )
 
-    def load(self, data: Path | None, *, scheme: str | None, sites: int | None, seed: int) -> dict[str, Records]:
+    def load(
+        self, data: Path | None, *, scheme: str | None, sites: int | None, seed: int
+    ) -> dict[str, Records]:
         """Read the records of every site.
 
         Args:
@@ -80,25 +83,28 @@ class Scenario:
         schema = Schema.from_mapping(self.study.schema)
         if self.source == "scikit-learn" and data is None:
             records = breast_cancer(schema)
-            return split(records, scheme or self.partition, sites=sites or self.study.federation.sites, seed=seed)
+            return split(
+                records, scheme or self.partition, sites=sites or self.study.federation.sites, seed=seed
+            )
         root = data if data is not None else _data_folder()
         if self.sites and scheme is None and sites in (None, len(self.sites)) and root.is_dir():
             return {name: load_records(root / file, schema=schema) for name, file in self.sites.items()}
         if self.sites and root.is_dir():
             raise InputError(
-                f"{self.study.name} has one file per site.", remedy="Leave out --sites and --partition, or give a file."
+                f"{self.study.name} has one file per site.",
+                remedy="Leave out --sites and --partition, or give a file.",
             )
         path = root / self.file if root.is_dir() else root
         records = load_records(path, schema=schema)
-        return split(
-            records, scheme or self.partition, sites=sites or self.study.federation.sites, seed=seed
-        )
+        return split(records, scheme or self.partition, sites=sites or self.study.federation.sites, seed=seed)
 
 
 def ready_names() -> tuple[str, ...]:
     """Return the names of the ready scenarios."""
     names = (path.name for path in _FOLDER.iterdir())
-    return tuple(sorted(n.removesuffix(".toml") for n in names if n.endswith(".toml") and ".schema." not in n))
+    return tuple(
+        sorted(n.removesuffix(".toml") for n in names if n.endswith(".toml") and ".schema." not in n)
+    )
 
 
 def split(records: Records, scheme: str, *, sites: int, seed: int) -> dict[str, Records]:
@@ -119,5 +125,7 @@ def breast_cancer(schema: Schema) -> Records:
 def _data_folder() -> Path:
     folder = os.environ.get(DATA_VARIABLE)
     if not folder:
-        raise InputError("No data.", remedy=f"Give --data, or let {DATA_VARIABLE} name the folder of the data sets.")
+        raise InputError(
+            "No data.", remedy=f"Give --data, or let {DATA_VARIABLE} name the folder of the data sets."
+        )
     return Path(folder)
