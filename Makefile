@@ -19,7 +19,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 endif
 
 help:
-	@echo "make demo    train one private model over simulated hospitals and write a report"
+	@echo "make demo    train one private generator among four simulated hospitals and compare"
 	@echo "make test    run the tests"
 	@echo "make check   style, types, import contracts, doctests and tests: what a change must pass"
 	@echo "make setup   only make the environment in $(VENV)"

@@ -20,6 +20,7 @@ from cli.sample import EXAMPLES as SAMPLE_EXAMPLES
 from cli.sample import sample
 from cli.schema import schema
 from cli.simulate import simulate
+from cli.study import study
 from protocol.errors import CloisterError
 
 _FAILED, _MISUSED, _STOPPED = 1, 2, 130
@@ -40,6 +41,7 @@ app.command()(simulate)
 app.command(epilog=SAMPLE_EXAMPLES)(sample)
 app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
 app.add_typer(schema, name="schema")
+app.add_typer(study, name="study")
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 -- a callback gets the option's value

@@ -11,7 +11,8 @@ from cli.rounds import announce, rounds_progress
 
 def demo(
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for the release; a temporary one if not given.")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the release; a temporary one if not given."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split over hospitals.")] = 0,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,  # noqa: FBT002 - a flag
@@ -42,9 +43,18 @@ def demo(
     with rounds_progress("four hospitals together", rounds=rounds, quiet=json_output):
         release: Release = simulate(scenario.study, train, release=folder)
     with rounds_progress("comparison", rounds=rounds * (len(parts) + 1), quiet=True):
-        comparison = compare(scenario.study, parts, seed=seed, federated=release, announce=lambda name: announce(f"training: {name}"))
+        comparison = compare(
+            scenario.study,
+            parts,
+            seed=seed,
+            federated=release,
+            announce=lambda name: announce(f"training: {name}"),
+        )
     if json_output:
-        rows = {row.name: {"records": row.records, "auroc": row.auroc, "accuracy": row.accuracy} for row in comparison.rows}
+        rows = {
+            row.name: {"records": row.records, "auroc": row.auroc, "accuracy": row.accuracy}
+            for row in comparison.rows
+        }
         print_json({"release": str(folder), "rows": rows, "statement": release.statement.to_mapping()})
         return
     print_release(release)

@@ -122,26 +122,30 @@ def _synthetic_records(path: Path, schema: "Schema") -> "Records":
     """Read rows as ``cloister sample`` writes them, or else in the form of the schema's own source."""
     from records.dataset import load_records  # Arrow: slow to import
 
+    # Synthetic rows are about nobody: a person key, where a file has one, is left out.
+    keys = () if schema.person is None else (schema.person,)
+    nobody = replace(schema, person=None, drop=(*schema.drop, *keys))
     try:
-        return load_records(path, schema=_as_sampled(schema))
+        return load_records(path, schema=_as_sampled(nobody))
     except (RecordsError, SchemaError):
-        return load_records(path, schema=replace(schema, person=None))
+        return load_records(path, schema=nobody)
 
 
 def _as_sampled(schema: "Schema") -> "Schema":
-    """The schema of its own samples: the same codes, but comma, ISO dates, true, false, and no person."""
+    """The schema of its own samples: the same codes, but written with comma, ISO dates, true and false."""
     from records.column import Kind, OutOfBounds  # Arrow: slow to import
     from records.schema import Format
 
     # Anything written otherwise must be refused here, never read as something else.
-    changed = {
+    refuse: dict[str, Any] = {"out_of_bounds": OutOfBounds.REFUSE}
+    changes: dict[Kind, dict[str, Any]] = {
         Kind.BOOLEAN: {"true_values": ("true",), "false_values": ("false",)},
-        Kind.DATE: {"format": None, "out_of_bounds": OutOfBounds.REFUSE},
-        Kind.INTEGER: {"out_of_bounds": OutOfBounds.REFUSE},
-        Kind.CONTINUOUS: {"out_of_bounds": OutOfBounds.REFUSE},
+        Kind.DATE: {"format": None, **refuse},
+        Kind.INTEGER: refuse,
+        Kind.CONTINUOUS: refuse,
     }
-    columns = tuple(replace(column, **changed.get(column.kind, {})) for column in schema.columns)  # type: ignore[arg-type]  # fields of a table
-    return replace(schema, columns=columns, format=Format(), person=None)
+    columns = tuple(replace(column, **changes.get(column.kind, {})) for column in schema.columns)
+    return replace(schema, columns=columns, format=Format())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,8 +252,9 @@ def _print_summary(found: "Evaluation", statement: "Statement | None") -> None:
 def _grid(title: str, names: Sequence[str], rows: Sequence[tuple[str, Sequence[float | None]]]) -> "Table":
     """A table of numbers without a frame, the same on a terminal and in a file."""
     from rich.table import Table  # slow to import
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
     for index, name in enumerate(("", *names)):
         table.add_column(name, justify="right" if index else "left")
     for label, numbers in rows:

@@ -4,7 +4,7 @@ import gzip
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -159,6 +159,13 @@ def _writing(
             writers.append(made(sink, table.schema))
         writers[0].write_table(table)
 
-    yield write
+    try:
+        yield write
+    except BaseException:
+        for writer in writers:
+            # Left open it would complain when it is collected; the first error is the one to tell.
+            with suppress(OSError, ValueError):
+                writer.close()
+        raise
     for writer in writers:
         writer.close()

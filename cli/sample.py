@@ -1,6 +1,7 @@
 """``cloister sample``: synthetic records from a release."""
 
 import hashlib
+import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -68,9 +69,9 @@ def sample(
         raise typer.BadParameter(
             "it needs -o FILE, since the rows go to standard output", param_hint="--json"
         )
-    form = table_format(target, chosen)
     if target is not None:
         check_output(target, force=force)
+    form = table_format(target, chosen)
     say: Say = _silent if quiet else _say
     opened = open_release(release, device)
     masks = _masks(opened, where or (), say)
@@ -106,7 +107,9 @@ def open_release(folder: Path, device: str) -> "Release":
         InputError: There is no such device.
         ReleaseError: The release is damaged, or none.
     """
-    import torch  # slow to import
+    # Threads that spin while they wait make drawing four times slower on a machine that is shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch  # slow to import; reads the line above
 
     from server.release import Release
 

@@ -1,1 +1,1 @@
-"""The site: training on its own records, its policy and approvals, and the door that everything leaves through."""
+"""The site: training on its own records, its policy and approvals, and the door to the outside."""

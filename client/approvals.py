@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from protocol.errors import ApprovalError
+from protocol.errors import ApprovalError, StudyError
 from protocol.study import Study
 
 _REMEDY = "Read the study and approve it at the site, or ask the coordinator why it differs."
@@ -28,8 +28,12 @@ class Approvals:
         """
         studies = []
         for path in sorted(folder.glob("*.json")):
-            study = Study.from_text(path.read_text(encoding="utf-8"))
-            if study.hash != path.stem:
+            try:
+                study = Study.from_text(path.read_text(encoding="utf-8"))
+                unchanged = study.hash == path.stem
+            except (StudyError, UnicodeDecodeError) as error:
+                raise ApprovalError(f"{path} is no study (any more): {error}", remedy=_REMEDY) from error
+            if not unchanged:
                 raise ApprovalError(f"{path} was changed after it was approved.", remedy=_REMEDY)
             studies.append(study)
         return cls(studies)

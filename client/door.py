@@ -1,9 +1,9 @@
 """The door: the only place that builds a message which leaves the site.
 
-For a contribution it does, in this order: check that the site approved this study; charge the ledger, and refuse when
-a ceiling would be passed; bound; add noise; mask; sign; send. An exception never reaches Flower, whose error replies
-carry its text to the server: whatever goes wrong leaves as one word of a closed set, and the text stays in the site's
-own log.
+For a contribution it does, in this order: check that the site approved this study; charge the ledger, and
+refuse when a ceiling would be passed; bound; add noise; mask; sign; send. An exception never reaches Flower,
+whose error replies carry its text to the server: whatever goes wrong leaves as one word of a closed set, and
+the text stays in the site's own log.
 """
 
 import logging
@@ -28,6 +28,7 @@ from protocol.errors import (
 )
 from protocol.fingerprint import code_fingerprint
 from protocol.messages import (
+    NO_ENTRY,
     Contribution,
     Hello,
     Introduction,
@@ -96,15 +97,18 @@ def contribute(site: Site, message: Message) -> Message:
     if not is_finite(request):
         raise WireError("The weights received are not finite.", remedy="The coordinator must mend its model.")
     trainer = site.trainer(study)
-    entry = _charge(site, plan, request)
+    # Whatever can be refused is refused before it is paid for.
+    trainer.check_size(request.vector)
+    mechanism = plan.step_mechanism(trainer.dimension)
     random = site.random(study, run=request.run, number=request.round)
     if plan.private and not random.private:
         raise PrivacyError(
             "The study promises privacy and the noise is not secret.", remedy="Report this defect."
         )
+    entry = _charge(site, plan, request)
     if request.kind is ContributionKind.GRADIENTS:
         exact = trainer.gradient_sum(request.vector, random=random)
-        vector = plan.step_mechanism(trainer.dimension).privatise(exact, random=random.child("noise"))
+        vector = mechanism.privatise(exact, random=random.child("noise"))
     else:
         change = trainer.local_update(request.vector, random=random)
         vector = plan.update_grid(trainer.dimension).quantise(change)
@@ -112,7 +116,10 @@ def contribute(site: Site, message: Message) -> Message:
 
 
 def _charge(site: Site, plan: PrivacyPlan, request: RoundRequest) -> Entry | None:
-    """Write down what the round costs before anything is computed for it; no entry where nothing is promised."""
+    """Write down what the round costs before anything is computed for it.
+
+    There is no entry where the study adds no noise: nothing is promised then.
+    """
     if plan.round_event is None:
         return None
     ceiling = Ceiling(
@@ -126,7 +133,7 @@ def _charge(site: Site, plan: PrivacyPlan, request: RoundRequest) -> Entry | Non
 def _send(
     site: Site, request: RoundRequest, *, entry: Entry | None, vector: NDArray[np.int32], message: Message
 ) -> Message:
-    """Sign and wrap; a contribution without a ledger entry names the hash of nothing."""
+    """Sign and wrap."""
     unsigned = Contribution(
         study=request.study,
         run=request.run,
@@ -134,7 +141,7 @@ def _send(
         kind=request.kind,
         site=site.name,
         model=vector_hash(request.vector),
-        entry="0" * 64 if entry is None else entry.hash,
+        entry=NO_ENTRY if entry is None else entry.hash,
         signature="0" * 128,
         vector=vector,
     )

@@ -2,13 +2,13 @@
 
 A site lives in a folder of its own::
 
-    site.toml      name, data source, data set, ledger
+    site.toml      name, data source, data set, ledger; paths in it are relative to the folder
     policy.toml    what the site allows
     key.pem        Ed25519 private key, readable by the owner alone
     approvals/     one file per approved study
 
-The app finds the folder through the environment variable ``CLOISTER_SITE``. Where Flower simulates many sites in
-one place, site number i is the sub-folder ``i``. Nothing that a server sends can name a folder or a file.
+The app finds the folder through the environment variable ``CLOISTER_SITE``. Where Flower simulates many sites
+in one place, site number i is the sub-folder ``i``. Nothing that a server sends can name a folder or a file.
 """
 
 import os
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -36,10 +37,10 @@ from client.policy import Policy
 from client.training import Trainer
 from privacy.ledger import Ledger
 from privacy.plan import PrivacyPlan
-from protocol.errors import InputError
+from protocol.errors import InputError, RecordsError
 from protocol.randomness import DeterministicRandom, RandomSource, SystemRandom
 from protocol.study import Study
-from protocol.terms import NoiseOrigin
+from protocol.terms import SITE_NAME, NoiseOrigin
 from records.dataset import Records, load_records
 from records.partition import partition
 from strategies.study_model import study_schema
@@ -47,6 +48,13 @@ from strategies.study_model import study_schema
 FOLDER_VARIABLE = "CLOISTER_SITE"
 _RESIDENT = "cloister-resident"
 _PARTITION = "partition-id"
+_SHARE = frozenset({"scheme", "sites", "number", "seed"})
+# Where in site.toml, which keys are known, which are needed.
+_TABLES: tuple[tuple[tuple[str, ...], frozenset[str], frozenset[str]], ...] = (
+    ((), frozenset({"name", "data", "device"}), frozenset({"name", "data"})),
+    (("data",), frozenset({"location", "set", "ledger", "share"}), frozenset({"location", "set"})),
+    (("data", "share"), _SHARE, _SHARE),
+)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -77,6 +85,14 @@ class Site:
     _trainers: dict[str, Trainer] = field(default_factory=dict, init=False)
     _plans: dict[str, PrivacyPlan] = field(default_factory=dict, init=False)
 
+    def __post_init__(self) -> None:
+        """Refuse a name that no message could carry."""
+        if not SITE_NAME.fullmatch(self.name):
+            raise InputError(
+                f"The site's name is {self.name!r}.",
+                remedy="Use up to 63 lower-case letters, digits and hyphens.",
+            )
+
     @property
     def public_key(self) -> str:
         """The site's Ed25519 public key, 64 hexadecimal digits."""
@@ -99,7 +115,7 @@ class Site:
         return self._trainers[study.hash]
 
     def random(self, study: Study, *, run: str, number: int) -> RandomSource:
-        """Return the source of all randomness of one round: the operating system, except where the study is a test."""
+        """Return the source of all randomness of one round: the system's, except in a test."""
         if study.privacy.noise is NoiseOrigin.DETERMINISTIC:
             return DeterministicRandom(study.training.seed).child(self.name, number)
         return SystemRandom().child(self.name, run, number)
@@ -108,7 +124,7 @@ class Site:
         schema = study_schema(study)
         if self.records is not None:
             if self.records.schema != schema:
-                raise InputError(
+                raise RecordsError(
                     f"{self.name}: records of another schema.", remedy="Encode them by the study's."
                 )
             return self.records
@@ -149,34 +165,67 @@ def open_site(folder: Path) -> Site:
 
     Raises:
         InputError: If a file is missing or says something unknown.
-        ApprovalError: If there is no policy.
+        ApprovalError: If there is no policy, or an approved study was changed.
+        LedgerError: If the ledger is missing or damaged.
     """
+    values, key = _site_file(folder / "site.toml"), _read_key(folder / "key.pem")
+    data = values["data"]
+    location = str(data["location"])
     try:
-        values = tomllib.loads((folder / "site.toml").read_text(encoding="utf-8"))
-        key = load_pem_private_key((folder / "key.pem").read_bytes(), password=None)
-    except OSError as error:
-        raise InputError(
-            f"{error.filename}: {error.strerror}.", remedy=f"Check {FOLDER_VARIABLE}."
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{folder}: {error}.", remedy="Mend site.toml, or the key.") from error
-    data = values.get("data", {})
-    if not isinstance(key, Ed25519PrivateKey) or not {"location", "set"} <= set(data) or "name" not in values:
-        raise InputError(
-            f"{folder / 'site.toml'} is not complete.",
-            remedy="Give name, data.location, data.set, and an Ed25519 key.pem.",
-        )
-    ledger_path = folder / str(data.get("ledger", "ledger.sqlite"))
+        device = torch.device(str(values.get("device", "cpu")))
+    except RuntimeError as error:
+        raise InputError(f"{folder}: device is {values['device']!r}.", remedy="Use cpu or cuda.") from error
+    policy = Policy.from_toml(folder / "policy.toml")
+    approvals = Approvals.from_folder(folder / "approvals")
+    ledger = folder / str(data.get("ledger", "ledger.sqlite"))
     return Site(
         name=str(values["name"]),
-        location=str(data["location"]),
+        location=location if "://" in location else str(folder / location),
         share=data.get("share"),
-        policy=Policy.from_toml(folder / "policy.toml"),
-        approvals=Approvals.from_folder(folder / "approvals"),
-        ledger=Ledger.open(ledger_path, key=key, data_set=str(data["set"])),
+        policy=policy,
+        approvals=approvals,
+        ledger=Ledger.open(ledger, key=key, data_set=str(data["set"])),
         key=key,
-        device=torch.device(str(values.get("device", "cpu"))),
+        device=device,
     )
+
+
+def _site_file(path: Path) -> dict[str, Any]:
+    """Read site.toml: everything that is needed, and nothing unknown, lest a misspelt key be ignored."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}.", remedy=f"Check {FOLDER_VARIABLE}.") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not TOML: {error}.", remedy="Mend it.") from error
+    for place, known, needed in _TABLES:
+        table: Any = values
+        for name in place:
+            table = table.get(name, {})
+        called = ".".join(place) or "site.toml"
+        if not isinstance(table, dict):
+            raise InputError(f"{path}: {called} is {table!r}.", remedy="Write it as a table.")
+        if place == ("data", "share") and not table:
+            continue
+        if not needed <= set(table) <= known:
+            odd = sorted(needed - set(table)) + sorted(set(table) - known)
+            raise InputError(
+                f"{path}: missing or unknown in {called}: {', '.join(odd)}.",
+                remedy=f"Needed: {', '.join(sorted(needed))}; known: {', '.join(sorted(known))}.",
+            )
+    return values
+
+
+def _read_key(path: Path) -> Ed25519PrivateKey:
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}.", remedy=f"Check {FOLDER_VARIABLE}.") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise InputError(f"{path}: {error}.", remedy="Put back the key that the ledger names.") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise InputError(f"{path} is no Ed25519 key.", remedy="Put back the key that the ledger names.")
+    return key
 
 
 _residents: dict[str, Site] = {}
@@ -184,7 +233,16 @@ _residents: dict[str, Site] = {}
 
 @contextmanager
 def resident(sites: Mapping[str, Site]) -> Iterator[list[dict[str, Any]]]:
-    """Let sites live in this process for as long as the block runs; yields their node configurations."""
+    """Let sites live in this process for as long as the block runs; yields their node configurations.
+
+    Raises:
+        InputError: If a site of one of the names lives here already.
+    """
+    taken = sorted(set(sites) & set(_residents))
+    if taken:
+        raise InputError(
+            f"Sites named {taken} live in this process already.", remedy="Run one study at a time."
+        )
     _residents.update(sites)
     try:
         yield [{_RESIDENT: name} for name in sites]

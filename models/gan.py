@@ -73,10 +73,21 @@ class GanOptions:
 
 
 class ResidualGenerator(nn.Module):
-    """Noise and label in, logits of every column out. Hidden layers see all that came before them."""
+    """Noise and label in, logits of every column out. Hidden layers see all that came before them.
 
-    def __init__(self, inputs: int, widths: tuple[int, ...], outputs: int) -> None:
+    Args:
+        inputs: Size of noise and one-hot label together.
+        widths: Of the hidden layers.
+        outputs: Number of logits.
+        shares: Public share of every label; where they are zero, the shares are learnt from the critic instead.
+    """
+
+    def __init__(self, inputs: int, widths: tuple[int, ...], outputs: int, *, shares: Tensor) -> None:
         super().__init__()
+        public = bool(shares.any())
+        self.label_logits = nn.Parameter(
+            shares.log() if public else torch.zeros_like(shares), requires_grad=len(shares) > 0 and not public
+        )
         self.blocks = nn.ModuleList()
         for width in widths:
             self.blocks.append(nn.Sequential(nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU()))
@@ -108,7 +119,10 @@ class AdversarialNetwork(Family):
                 remedy=f"The target column has {self.classes} codes: give as many.",
             )
         self._generator = ResidualGenerator(
-            options.latent + self.classes, options.generator_widths, layout.width
+            options.latent + self.classes,
+            options.generator_widths,
+            layout.width,
+            shares=torch.tensor(options.class_shares or (0.0,) * self.classes),
         )
         widths = (layout.width, *options.critic_widths)
         layers: list[nn.Module] = []
@@ -121,7 +135,7 @@ class AdversarialNetwork(Family):
         """Draw new initial weights, and forget the generator's optimiser."""
         super().initialise(generator=generator)
         self._generator_optimiser = torch.optim.Adam(
-            self._generator.parameters(), lr=self.options.generator_rate, betas=(0.5, 0.9)
+            self._trainable(), lr=self.options.generator_rate, betas=(0.5, 0.9)
         )
         self._critic_steps_done = 0
 
@@ -157,7 +171,7 @@ class AdversarialNetwork(Family):
         self._critic_steps_done += 1
         if self._critic_steps_done % self.options.critic_steps:
             return
-        weights = list(self._generator.parameters())
+        weights = self._trainable()
         scores = self.critic(self._fakes(self.options.fake_batch, generator=generator)).squeeze(1)
         # Gradients by name, not by backward(): the critic's must stay those that sites have sent.
         for weight, gradient in zip(
@@ -179,7 +193,8 @@ class AdversarialNetwork(Family):
         labels = self._labels(
             count, allowed=None if label is None else allowed.get(label), generator=generator
         )
-        inputs = self._inputs(labels, count, generator=generator)
+        one_hot = None if labels is None else functional.one_hot(labels, self.classes).float()
+        inputs = self._inputs(one_hot, count, generator=generator)
         training = self._generator.training
         self._generator.eval()
         try:
@@ -196,6 +211,10 @@ class AdversarialNetwork(Family):
             codes.append(drawn)
         return torch.stack(codes, dim=1), weight
 
+    def _trainable(self) -> list[nn.Parameter]:
+        """Return the generator's weights that are trained: all but public label shares."""
+        return [weight for weight in self._generator.parameters() if weight.requires_grad]
+
     def _loss(self, scores: Tensor, *, real: bool) -> Tensor:
         """Return the loss per record of scores that ought to say ``real``."""
         if self.options.loss is AdversarialLoss.LEAST_SQUARES:
@@ -203,10 +222,10 @@ class AdversarialNetwork(Family):
         return functional.softplus(-scores if real else scores)
 
     def _labels(self, count: int, *, allowed: Tensor | None, generator: torch.Generator) -> Tensor | None:
-        """Draw labels by their public shares."""
+        """Draw labels by their shares."""
         if not self.classes:
             return None
-        shares = torch.tensor(self.options.class_shares or [1.0] * self.classes, device=generator.device)
+        shares = functional.softmax(self._generator.label_logits, dim=0)
         if allowed is not None:
             shares = shares * allowed.to(shares.device)
         return draw_codes(shares.expand(count, -1), generator=generator)
@@ -214,21 +233,25 @@ class AdversarialNetwork(Family):
     def _inputs(self, labels: Tensor | None, count: int, *, generator: torch.Generator) -> Tensor:
         """Return noise with the one-hot label behind it, ``[n, latent + classes]``."""
         noise = torch.randn(count, self.options.latent, generator=generator, device=generator.device)
-        if labels is None:
-            return noise
-        return torch.cat([noise, functional.one_hot(labels, self.classes).to(noise.dtype)], dim=1)
+        return noise if labels is None else torch.cat([noise, labels], dim=1)
 
     def _fakes(self, count: int, *, generator: torch.Generator) -> Tensor:
-        """Return fakes ``[n, width]``, one-hot forwards and soft backwards (Jang, Gu and Poole, 2017)."""
-        labels = self._labels(count, allowed=None, generator=generator)
+        """Return fakes ``[n, width]``, one-hot forwards and soft backwards."""
+        labels = None
+        if self.classes:
+            labels = self._straight_through(self._generator.label_logits.expand(count, -1), generator=generator)
         logits = self._generator(self._inputs(labels, count, generator=generator))
-        blocks = []
-        for column, block in enumerate(self.layout.split(logits)):
-            if column == self.options.label and labels is not None:
-                blocks.append(functional.one_hot(labels, self.classes).to(logits.dtype))
-                continue
-            uniform = torch.rand(block.shape, generator=generator, device=block.device).clamp(1e-20, 1 - 1e-7)
-            soft = functional.softmax((block - (-uniform.log()).log()) / self.options.temperature, dim=1)
-            hard = functional.one_hot(soft.argmax(dim=1), block.shape[1]).to(soft.dtype)
-            blocks.append(hard + soft - soft.detach())
+        blocks = [
+            labels
+            if column == self.options.label and labels is not None
+            else self._straight_through(block, generator=generator)
+            for column, block in enumerate(self.layout.split(logits))
+        ]
         return torch.cat(blocks, dim=1)
+
+    def _straight_through(self, logits: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Draw one-hot vectors ``[n, K]`` by the Gumbel trick, with the gradient of the soft draw (Jang et al., 2017)."""
+        uniform = torch.rand(logits.shape, generator=generator, device=logits.device).clamp(1e-20, 1 - 1e-7)
+        soft = functional.softmax((logits - (-uniform.log()).log()) / self.options.temperature, dim=1)
+        hard = functional.one_hot(soft.argmax(dim=1), logits.shape[1]).to(soft.dtype)
+        return hard + soft - soft.detach()

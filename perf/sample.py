@@ -1,10 +1,10 @@
 """How long ``cloister sample`` takes for a million records of Adult, the whole command, start to file.
 
 ``python -m perf.sample --json`` writes a release of the flagship model on the binned Adult schema into a
-temporary folder, runs the command as a user would, and prints one flat JSON object: ``seconds`` and ``peak_mb``
-(resident memory of the command) for Parquet, ``rows_per_second`` = rows / ``seconds``, and ``csv_seconds`` for
-CSV. The model has seen one round of made-up records only: drawing takes the same arithmetic whatever the
-weights are.
+temporary folder, runs the command as a user would, and prints one flat JSON object: ``seconds`` and
+``peak_mb`` (resident memory of the command) for Parquet, ``rows_per_second`` = rows / ``seconds``, and
+``csv_seconds`` for CSV. The model has seen one round of made-up records only: drawing takes the same
+arithmetic whatever the weights are.
 """
 
 import argparse

@@ -75,14 +75,18 @@ def main() -> None:
     """Run one measurement and print it."""
     arguments = _arguments()
     schema_name, file = SETS[arguments.data_set]
-    root = Path(os.environ.get(DATA_VARIABLE) or sys.exit(f"{DATA_VARIABLE} must name the folder of the data sets"))
+    root = Path(
+        os.environ.get(DATA_VARIABLE) or sys.exit(f"{DATA_VARIABLE} must name the folder of the data sets")
+    )
     scenarios = Path(__file__).resolve().parent.parent / "simulations" / "scenarios"
     schema = Schema.from_toml(scenarios / f"{schema_name}.schema.toml")
     records = load_records(root / file, schema=schema)
     order = np.random.default_rng(0).permutation(len(records))
     cut = int(0.8 * len(records))
     train, test = records.take(order[:cut]), records.take(order[cut:])
-    runs = [_one(arguments, schema_name, scenarios, train, test, seed=seed) for seed in range(arguments.seeds)]
+    runs = [
+        _one(arguments, schema_name, scenarios, train, test, seed=seed) for seed in range(arguments.seeds)
+    ]
     result = {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
     result |= {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
     _print(arguments, result | {"baselines": _baselines(train, test)})
@@ -96,14 +100,24 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sites", type=int, default=1)
     parser.add_argument("--family", choices=sorted(RECIPES), default="vae")
     parser.add_argument("--seeds", type=int, default=1, help="number of runs to average")
-    parser.add_argument("--option", action="append", default=[], help='family option as TOML, e.g. "latent = 8"')
-    parser.add_argument("--training", action="append", default=[], help='training value as TOML, e.g. "rounds = 150"')
+    parser.add_argument(
+        "--option", action="append", default=[], help='family option as TOML, e.g. "latent = 8"'
+    )
+    parser.add_argument(
+        "--training", action="append", default=[], help='training value as TOML, e.g. "rounds = 150"'
+    )
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
 
 def _one(
-    arguments: argparse.Namespace, schema_name: str, scenarios: Path, train: Records, test: Records, *, seed: int
+    arguments: argparse.Namespace,
+    schema_name: str,
+    scenarios: Path,
+    train: Records,
+    test: Records,
+    *,
+    seed: int,
 ) -> dict[str, float]:
     """Train once and measure."""
     study = _study(arguments, schema_name, scenarios, train, seed=seed)

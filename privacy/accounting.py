@@ -145,11 +145,12 @@ def check_tally(counts: Tally, *, delta: float, relation: Relation) -> CrossChec
     Above `MOST_EPSILON` the values are returned uncompared: they serve only to be refused.
     """
     _check_delta_range(delta)
-    return _check_steps(_steps(counts), delta, relation)
+    return _check_steps(_steps(counts), float(delta), relation)
 
 
 def fourier_of_tally(counts: Tally, *, delta: float, relation: Relation) -> float:
     """The fast, centred epsilon of grouped events: for searches only, never reported by itself."""
+    _check_delta_range(delta)
     steps = _steps(counts)
     return max(
         (fourier_epsilon(steps, way, delta=delta) for way in _DIRECTIONS[relation] if steps), default=0.0
@@ -158,6 +159,7 @@ def fourier_of_tally(counts: Tally, *, delta: float, relation: Relation) -> floa
 
 def renyi_of_tally(counts: Tally, *, delta: float, relation: Relation) -> float:
     """The fastest upper bound on the epsilon of grouped events: for admission only, never reported alone."""
+    _check_delta_range(delta)
     steps = _steps(counts)
     return max(
         (renyi_epsilon(steps, way, delta=delta) for way in _DIRECTIONS[relation] if steps), default=0.0

@@ -4,6 +4,7 @@ This is the only file that touches Opacus. Its materialised per-sample gradients
 networks of linear layers :mod:`privacy.book_keeping` computes the same sum much faster.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -191,7 +192,10 @@ def _materialised_sum(
         losses = loss()
         if losses.numel() == 0:
             return torch.zeros(parameter_count(module), dtype=torch.float64)
-        torch.autograd.backward([losses.sum()])
+        with warnings.catch_warnings():
+            # Opacus hooks the first layer too, whose inputs need no gradient: as it should be.
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            torch.autograd.backward([losses.sum()])
         rows = torch.cat([_per_record(p, len(losses)) for p in trainable], dim=1)
     if units is not None:
         rows = _unit_means(rows, units.to(rows.device))
@@ -237,6 +241,7 @@ def _opacus(module: nn.Module) -> Iterator[None]:
     wrapped: GradSampleModule | None = None
     try:
         samplers[nn.EmbeddingBag] = _bag_samples
+        module.zero_grad(set_to_none=True)
         for layer in resting:
             layer.training = True
         wrapped = GradSampleModule(module, loss_reduction="sum", strict=True)

@@ -1,4 +1,7 @@
-"""What a study's privacy terms come to: noise, event per round, mechanism. Both sides derive it from the study alone."""
+"""What a study's privacy terms come to: noise, event per round, mechanism.
+
+Both sides derive it from the study alone.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property

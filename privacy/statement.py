@@ -29,7 +29,7 @@ class Statement:
         accountant_version: Its version.
         against_whom: Against whom the guarantee holds and does not.
         assumptions: What it rests on.
-        simulated: Whether nobody's records were involved.
+        simulated: Whether sites and ledgers were simulated on one machine.
         private: False where the noise was deterministic: then nothing holds.
         ledger_entries: Hashes of the ledger entries that paid for it.
 
@@ -211,7 +211,7 @@ class Statement:
         else:
             lines.append("Whoever knows the seed can remove the noise. Nothing below is a promise.")
         if self.simulated:
-            lines.append("This was a simulation: no site and nobody's records were involved.")
+            lines.append("This was a simulation: sites and ledgers lived on one machine, and every site approved.")
         lines += [wording.release(event) for event in self.events]
         lines.append(wording.working(self.check, accountant))
         return [*lines, *self.against_whom, *self.assumptions, *wording.provenance(self.ledger_entries)]

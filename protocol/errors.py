@@ -68,7 +68,7 @@ class LedgerError(PrivacyError):
 
 
 class ApprovalError(CloisterError):
-    """The site did not approve what is asked of it: approve the study, or ask the coordinator why it differs."""
+    """The site did not approve what is asked of it: approve the study, or ask why it differs."""
 
 
 class FederationError(CloisterError):

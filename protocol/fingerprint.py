@@ -1,4 +1,4 @@
-"""The fingerprint of the installed code: what a site approves, and what both ends compare before any training."""
+"""The fingerprint of the installed code, which both ends compare before any training."""
 
 import hashlib
 from functools import cache
@@ -10,9 +10,9 @@ PACKAGES = ("client", "evaluation", "models", "privacy", "protocol", "records", 
 
 @cache
 def code_fingerprint() -> str:
-    """Return the SHA-256 over names and bytes of all Python files that take part in a run, 64 hexadecimal digits.
+    """Return the SHA-256 over names and bytes of all Python files that take part in a run.
 
-    The command line and the simulations are left out: they decide nothing at a site.
+    64 hexadecimal digits. The command line and the simulations are left out: they decide nothing at a site.
     """
     root = Path(__file__).resolve().parent.parent
     total = hashlib.sha256()

@@ -1,14 +1,16 @@
 """Everything that travels between coordinator and site: five frozen messages, decoded by a closed table.
 
-On the wire a message is a Flower ``RecordDict`` with one ``ConfigRecord`` named ``header`` and, where it carries
-numbers, one ``ArrayRecord`` named ``vector`` that holds one one-dimensional array. Nothing else is sent or accepted.
+On the wire a message is a Flower ``RecordDict`` with one ``ConfigRecord`` named ``header`` and, where it
+carries numbers, one ``ArrayRecord`` named ``vector`` that holds one one-dimensional array. Nothing else is
+sent or accepted.
 """
 
 import hashlib
+import io
 import re
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -16,13 +18,15 @@ from numpy.typing import NDArray
 
 from protocol.digest import canonical_json
 from protocol.errors import WireError
-from protocol.terms import ContributionKind
+from protocol.terms import SITE_NAME, ContributionKind
 
 WIRE_VERSION = 1
 _HEX = re.compile(r"[0-9a-f]{64}")
 _SIGNATURE = re.compile(r"[0-9a-f]{128}")
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _MOST_COORDINATES = 2**28
+_STORED_AS = "numpy.ndarray"
+NO_ENTRY = "0" * 64
+"""The ledger entry of a contribution that promises nothing, and so was not charged."""
 _REMEDY = "Both ends must run the same Cloister."
 
 
@@ -98,7 +102,7 @@ class Contribution:
         kind: What was asked for.
         site: The site's name.
         model: SHA-256 of the weights that the site received.
-        entry: Hash of the ledger entry that paid for this.
+        entry: Hash of the ledger entry that paid for this; `NO_ENTRY` where nothing is promised.
         signature: Ed25519 signature of :meth:`signed_bytes`, 128 hexadecimal digits.
         vector: int32 ``[d]``, in grid steps.
     """
@@ -131,7 +135,8 @@ class Refusal:
 
 
 WireMessage = Hello | Introduction | RoundRequest | Contribution | Refusal
-AnyMessage = TypeVar("AnyMessage", Hello, Introduction, RoundRequest, Contribution, Refusal)
+_First = TypeVar("_First", bound=WireMessage)
+_Second = TypeVar("_Second", bound=WireMessage)
 
 _TYPES: dict[str, type[Any]] = {
     "hello": Hello,
@@ -141,10 +146,17 @@ _TYPES: dict[str, type[Any]] = {
     "refusal": Refusal,
 }
 _WORDS = {kind: word for word, kind in _TYPES.items()}
-_VECTOR_TYPES = {RoundRequest: np.float32, Contribution: np.int32}
+_VECTOR_TYPES: dict[type[Any], np.dtype[Any]] = {
+    RoundRequest: np.dtype("<f4"),
+    Contribution: np.dtype("<i4"),
+}
+_WORD_LISTS: dict[str, type[ContributionKind] | type[RefusalReason]] = {
+    "kind": ContributionKind,
+    "reason": RefusalReason,
+}
 _PATTERNS = {
     **dict.fromkeys(("study", "code", "run", "model", "entry", "public_key"), _HEX),
-    "site": _NAME,
+    "site": SITE_NAME,
     "signature": _SIGNATURE,
 }
 
@@ -158,14 +170,29 @@ def vector_hash(vector: NDArray[Any]) -> str:
 
 def encode(message: WireMessage) -> RecordDict:
     """Return the wire form of a message."""
-    record = RecordDict({"header": ConfigRecord(_header(message))})
+    record = RecordDict({"header": ConfigRecord({**_header(message)})})
     if isinstance(message, RoundRequest | Contribution):
         record["vector"] = ArrayRecord({"vector": Array(np.ascontiguousarray(message.vector))})
     return record
 
 
-def decode(record: RecordDict, *kinds: type[AnyMessage]) -> AnyMessage:
+@overload
+def decode(record: RecordDict, first: type[_First], /) -> _First: ...
+
+
+@overload
+def decode(record: RecordDict, first: type[_First], second: type[_Second], /) -> _First | _Second: ...
+
+
+def decode(record: RecordDict, /, *kinds: type[Any]) -> WireMessage:
     """Read a message of one of the expected types.
+
+    Args:
+        record: The wire form.
+        *kinds: The types that are expected here.
+
+    Returns:
+        The message, every field checked.
 
     Raises:
         WireError: If anything is missing, unknown, of the wrong type or out of bounds.
@@ -174,7 +201,8 @@ def decode(record: RecordDict, *kinds: type[AnyMessage]) -> AnyMessage:
     if header is None:
         raise WireError("A message has no header.", remedy=_REMEDY)
     values = dict(header)
-    if values.pop("version", None) != WIRE_VERSION:
+    version = values.pop("version", None)
+    if version != WIRE_VERSION or type(version) is not int:
         raise WireError(f"A message is not of version {WIRE_VERSION}.", remedy=_REMEDY)
     kind = _TYPES.get(str(values.pop("type", None)))
     if kind is None or kind not in kinds:
@@ -186,7 +214,8 @@ def decode(record: RecordDict, *kinds: type[AnyMessage]) -> AnyMessage:
     checked: dict[str, Any] = {name: _check(name, value) for name, value in values.items()}
     if "vector" in names:
         checked["vector"] = _vector(record, _VECTOR_TYPES[kind])
-    return cast(AnyMessage, kind(**checked))
+    message: WireMessage = kind(**checked)
+    return message
 
 
 def _header(message: WireMessage) -> dict[str, str | int]:
@@ -205,35 +234,43 @@ def _check(name: str, value: object) -> object:
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1_000_000:
             raise WireError("A message's round is out of bounds.", remedy=_REMEDY)
         return value
-    closed: type[StrEnum] | None = {"kind": ContributionKind, "reason": RefusalReason}.get(name)  # type: ignore[assignment]  # mypy joins the two enums to a metaclass
-    if closed is not None:
-        if value not in [member.value for member in closed]:
+    words = _WORD_LISTS.get(name)
+    if words is not None:
+        if not isinstance(value, str) or value not in list(words):
             raise WireError(f"A message's {name} is unknown.", remedy=_REMEDY)
-        return closed(value)
+        return words(value)
     if not isinstance(value, str) or not _PATTERNS[name].fullmatch(value):
         raise WireError(f"A message's {name} is malformed.", remedy=_REMEDY)
     return value
 
 
-def _vector(record: RecordDict, dtype: type[np.generic]) -> NDArray[Any]:
-    """Read the one array, without ever unpickling."""
+def _vector(record: RecordDict, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Read the one array, in the one form that `encode` writes.
+
+    Nothing is parsed or unpickled: a header that promises more than the message holds cannot make anybody
+    allocate it.
+    """
     arrays = record.array_records.get("vector")
     if arrays is None or set(arrays) != {"vector"}:
         raise WireError("A message has no vector.", remedy=_REMEDY)
     array = arrays["vector"]
-    if (
-        array.dtype != np.dtype(dtype).name
-        or len(array.shape) != 1
-        or not 1 <= array.shape[0] <= _MOST_COORDINATES
-    ):
-        raise WireError(f"A message's vector is {array.dtype} of shape {array.shape}.", remedy=_REMEDY)
-    try:
-        vector = array.numpy()
-    except (ValueError, TypeError, EOFError) as error:
-        raise WireError("A message's vector cannot be read.", remedy=_REMEDY) from error
-    if vector.dtype != dtype or vector.shape != tuple(array.shape):
+    shape = tuple(array.shape)
+    if array.stype != _STORED_AS or array.dtype != dtype.name or len(shape) != 1:
+        raise WireError(f"A message's vector is {array.dtype} of shape {shape}.", remedy=_REMEDY)
+    if not 1 <= shape[0] <= _MOST_COORDINATES:
+        raise WireError(f"A message's vector has {shape[0]} coordinates.", remedy=_REMEDY)
+    start = _array_header(dtype, shape[0])
+    if len(array.data) != len(start) + dtype.itemsize * shape[0] or not array.data.startswith(start):
         raise WireError("A message's vector is not what it says.", remedy=_REMEDY)
-    return vector
+    return np.frombuffer(array.data, dtype=dtype, offset=len(start))
+
+
+def _array_header(dtype: np.dtype[Any], size: int) -> bytes:
+    """Return what numpy's file format puts before the numbers of a vector."""
+    buffer = io.BytesIO()
+    described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (size,)}
+    np.lib.format.write_array_header_1_0(buffer, described)
+    return buffer.getvalue()
 
 
 def is_finite(request: RoundRequest) -> bool:

@@ -1,12 +1,12 @@
 """The study: what a federation agreed to, and the only place that any side takes its parameters from.
 
-A study is written as TOML, and known by the SHA-256 of its canonical form. Sites keep the studies that they approved;
-a message names a study by its hash and can change nothing in it.
+A study is written as TOML, and known by the SHA-256 of its canonical form. Sites keep the studies that they
+approved; a message names a study by its hash and can change nothing in it.
 """
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields
 from enum import StrEnum
 from functools import cached_property
@@ -57,7 +57,8 @@ class Training:
         learning_rate: Of the server's optimiser.
         momentum: Of SGD; the first beta of Adam.
         second_moment: The second beta of Adam.
-        averaging: Decay of the exponential moving average of the weights that is released; 0 releases the last weights.
+        averaging: Decay of the exponential moving average of the weights that is released; 0 releases the
+            last weights.
         local_steps: DP-SGD steps at a site per round (``updates`` only).
         local_learning_rate: Of these steps.
         update_norm: Bound on the norm of a site's change of the weights (``updates`` only).
@@ -101,7 +102,8 @@ class PrivacyTerms:
         unit: ``record`` or ``person``.
         relation: Which data sets are neighbours.
         epsilon: Target; None where ``noise_multiplier`` is given instead.
-        noise_multiplier: Noise over sensitivity; None where it follows from ``epsilon``. Zero trains without privacy.
+        noise_multiplier: Noise over sensitivity; None where it follows from ``epsilon``. Zero trains without
+            privacy.
         delta: Target; None for the default, min(1e-5, 1 / (10 * public_records)).
         sample_rate: Poisson rate of a unit in one step.
         clip_norm: Bound on the norm of a unit's gradient.
@@ -126,8 +128,8 @@ class PrivacyTerms:
                 f"privacy.epsilon is {self.epsilon} and privacy.noise_multiplier is {self.noise_multiplier}.",
                 remedy="Give exactly one of the two.",
             )
-        if self.epsilon is not None and not 0.01 <= self.epsilon <= 1000:
-            _refuse("privacy.epsilon", self.epsilon, "Give a number from 0.01 to 1000.")
+        if self.epsilon is not None and not 0.01 <= self.epsilon <= 300:
+            _refuse("privacy.epsilon", self.epsilon, "Give a number from 0.01 to 300: more protects nobody.")
         if self.noise_multiplier is not None and not (
             self.noise_multiplier == 0 or 0.01 <= self.noise_multiplier <= 1e6
         ):
@@ -156,8 +158,8 @@ class FederationTerms:
 
     Attributes:
         sites: Number of sites.
-        public_records: Publicly known order of magnitude of the units of the whole federation. It sets divisors
-            and the default delta; it is never counted.
+        public_records: Publicly known order of magnitude of the units of the whole federation. It sets
+            divisors and the default delta; it is never counted.
         minimum_sites: Fewest contributions that make a round; None for all.
         deadline: Seconds that a round waits for its sites.
     """
@@ -171,9 +173,11 @@ class FederationTerms:
         """Check ranges."""
         if not 1 <= self.sites <= 100_000:
             _refuse("federation.sites", self.sites, "Give a whole number from 1 to 100,000.")
-        if self.public_records < 2:
+        if not 2 <= self.public_records <= 10**12:
             _refuse(
-                "federation.public_records", self.public_records, "Give what is publicly known, at least 2."
+                "federation.public_records",
+                self.public_records,
+                "Give what is publicly known, from 2 to 10^12.",
             )
         if self.minimum_sites is not None and not 1 <= self.minimum_sites <= self.sites:
             _refuse(
@@ -211,13 +215,15 @@ class Study:
     federation: FederationTerms
 
     def __post_init__(self) -> None:
-        """Check the name, which becomes part of file names."""
+        """Check the name, which becomes part of file names, and that the unit can be told."""
         if (
             not self.name
             or len(self.name) > 64
             or not set(self.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
         ):
             _refuse("study.name", self.name, "Use up to 64 lower-case letters, digits and hyphens.")
+        if self.privacy.unit is Unit.PERSON and not self.schema.get("person"):
+            _refuse("privacy.unit", "person", "Name the schema's person key, or protect records.")
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Self:
@@ -242,7 +248,7 @@ class Study:
         """
         try:
             mapping = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StudyError(
                 "The study is not JSON.", remedy="Pass the text that Study.text gave."
             ) from error
@@ -265,20 +271,20 @@ class Study:
         version = mapping.get("version", STUDY_VERSION)
         if version != STUDY_VERSION or isinstance(version, bool):
             _refuse("version", version, f"This Cloister reads version {STUDY_VERSION}.")
-        head = _table(mapping, "study")
-        if set(head) - {"name", "purpose"} or "name" not in head:
-            _refuse("study", sorted(head), "Give name and purpose.")
+        head, model = _table(mapping, "study"), _table(mapping, "model")
+        _check_keys(head, "study", known=("name", "purpose"), required=("name",))
+        _check_keys(model, "model", known=("family", "options"), required=("family",))
         schema = _table(mapping, "schema")
         if not schema:
             _refuse("schema", schema, 'Give the data dictionary, or schema.file = "FILE.schema.toml".')
-        model = _table(mapping, "model")
-        if set(model) - {"family", "options"} or "family" not in model:
-            _refuse("model", sorted(model), "Give family and, if you like, options.")
         return cls(
-            name=str(head["name"]),
-            purpose=str(head.get("purpose", "")),
+            name=_text(head["name"], "study.name"),
+            purpose=_text(head.get("purpose", ""), "study.purpose"),
             schema=schema,
-            model=ModelChoice(family=str(model["family"]), options=_table(model, "options")),
+            model=ModelChoice(
+                family=_text(model["family"], "model.family"),
+                options=_table(model, "options", "model.options"),
+            ),
             training=_section(Training, _table(mapping, "training"), "training"),
             privacy=_section(PrivacyTerms, _table(mapping, "privacy"), "privacy"),
             federation=_section(FederationTerms, _table(mapping, "federation"), "federation"),
@@ -321,29 +327,42 @@ def _read_toml(path: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         raise StudyError(f"{path}: {error.strerror}.", remedy="Check the path.") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise StudyError(f"{path} is not TOML: {error}.", remedy="Mend the line it names.") from error
 
 
-def _table(mapping: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _table(mapping: Mapping[str, Any], name: str, path: str | None = None) -> dict[str, Any]:
+    """Return a sub-table, empty where there is none; ``path`` is what messages call it."""
     found = mapping.get(name, {})
     if not isinstance(found, Mapping):
-        _refuse(name, found, f"Write it as a table, [{name}].")
+        _refuse(path or name, found, f"Write it as a table, [{path or name}].")
     return dict(found)
+
+
+def _text(value: object, key: str) -> str:
+    if not isinstance(value, str):
+        _refuse(key, value, "Give text in quotes.")
+    return value
+
+
+def _check_keys(
+    table: Mapping[str, Any], name: str, *, known: Sequence[str], required: Sequence[str]
+) -> None:
+    """Refuse keys that are unknown, and the lack of those that are needed."""
+    for key in table:
+        if key not in known:
+            raise StudyError(f"{name}.{key} is unknown.", remedy=f"Known: {', '.join(known)}.")
+    missing = [key for key in required if key not in table]
+    if missing:
+        raise StudyError(f"{name} lacks {', '.join(missing)}.", remedy="Add it to the study.")
 
 
 def _section(kind: type[Section], table: Mapping[str, Any], name: str) -> Section:
     """Build a frozen section; numbers, enums and nothing unknown."""
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]  # every section is a dataclass
-    for key in table:
-        if key not in known:
-            raise StudyError(f"{name}.{key} is unknown.", remedy=f"Known: {', '.join(known)}.")
-    values = {key: _value(known[key].type, value, f"{name}.{key}") for key, value in table.items()}
-    try:
-        return kind(**values)
-    except TypeError as error:
-        missing = [key for key, field in known.items() if key not in table and _required(field)]
-        raise StudyError(f"{name} lacks {', '.join(missing)}.", remedy="Add it to the study.") from error
+    needed = [key for key, field in known.items() if _required(field)]
+    _check_keys(table, name, known=tuple(known), required=needed)
+    return kind(**{key: _value(known[key].type, value, f"{name}.{key}") for key, value in table.items()})
 
 
 def _required(field: Field[Any]) -> bool:
@@ -361,7 +380,10 @@ def _value(kind: Any, value: Any, key: str) -> Any:
             return option(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if float in allowed and number:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            _refuse(key, value, "Give a number that a computer can hold.")
     if int in allowed and number and isinstance(value, int):
         return value
     names = " or ".join(option.__name__ for option in allowed if option is not type(None))

@@ -1,6 +1,10 @@
 """Closed vocabularies that both sides of a federation share."""
 
+import re
 from enum import StrEnum
+
+SITE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+"""What a site may be called: lower-case letters, digits and hyphens, as in a host name."""
 
 
 class Unit(StrEnum):

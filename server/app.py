@@ -7,7 +7,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from protocol.study import Study
-from server.release import write_release
+from server.release import check_new, write_release
 from server.study_run import StudyRun
 
 app = ServerApp()
@@ -17,7 +17,9 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the study of the run's configuration and write its release."""
     config = context.run_config
+    release = Path(str(config["release"]))
+    check_new(release)
     study = Study.from_text(str(config["study"]))
     run = StudyRun(grid, study, device=torch.device(str(config.get("device", "cpu"))))
     evidence = run.execute()
-    write_release(Path(str(config["release"])), run, evidence, simulated=bool(config.get("simulated", False)))
+    write_release(release, run, evidence, simulated=bool(config.get("simulated", False)))

@@ -1,4 +1,4 @@
-"""The release: a folder with a generator and everything that makes it mean something, and no byte of a record.
+"""The release: a folder with a generator and all that makes it mean something, and no byte of a record.
 
 ::
 
@@ -33,8 +33,9 @@ from safetensors.torch import load_file, save_file
 from models.conditional import sample_where
 from models.family import Family
 from privacy.statement import Statement
-from protocol.errors import InputError, ReleaseError
+from protocol.errors import CloisterError, InputError, ReleaseError
 from protocol.fingerprint import VERSION, code_fingerprint
+from protocol.messages import NO_ENTRY
 from protocol.study import Study
 from protocol.terms import NoiseOrigin
 from records.codec import Codec
@@ -89,9 +90,13 @@ def write_release(folder: Path, run: StudyRun, evidence: Evidence, *, simulated:
         (draft / _SUMS).write_text(sums, encoding="utf-8")
         draft.chmod(0o755)
         os.replace(draft, folder)  # noqa: PTH105 - Path.replace is the same call; os names what is relied on
-    except BaseException:
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{folder} cannot be written: {error}.", remedy="Check space and permissions."
+        ) from error
+    finally:
+        # After the move there is nothing left to remove.
         shutil.rmtree(draft, ignore_errors=True)
-        raise
 
 
 def check_new(folder: Path) -> None:
@@ -138,13 +143,15 @@ class Release:
             statement = Statement.from_mapping(json.loads((folder / _STATEMENT).read_text(encoding="utf-8")))
             provenance = json.loads((folder / _PROVENANCE).read_text(encoding="utf-8"))
             state = load_file(folder / _WEIGHTS)
-        except (ValueError, OSError, SafetensorError) as error:
+            model = build_study_model(study)
+        except (ValueError, OSError, SafetensorError, CloisterError) as error:
             raise ReleaseError(f"{folder} cannot be read: {error}.", remedy=_FETCH) from error
-        if provenance.get("version") != RELEASE_VERSION:
+        if not isinstance(provenance, dict) or provenance.get("version") != RELEASE_VERSION:
             raise ReleaseError(
                 f"{folder} is not of version {RELEASE_VERSION}.", remedy="Use the Cloister that made it."
             )
-        model = build_study_model(study)
+        if provenance.get("study") != study.hash:
+            raise ReleaseError(f"{folder} holds the files of two studies.", remedy=_FETCH)
         try:
             model.generator.load_state_dict(state)
         except RuntimeError as error:
@@ -202,15 +209,17 @@ def run_statement(run: StudyRun, evidence: Evidence, *, simulated: bool) -> Stat
         relation=run.study.privacy.relation,
         trust=run.study.privacy.trust,
         unit=run.study.privacy.unit,
-        # Without noise there is no event: the statement must then say that nothing holds, not that nothing was spent.
+        # Without noise there is no event: the statement must say that nothing holds, not that nothing was
+        # spent.
         origin=NoiseOrigin.SYSTEM if run.plan.private else NoiseOrigin.DETERMINISTIC,
         simulated=simulated,
-        ledger_entries=sorted(evidence.entries.values()),
+        ledger_entries=sorted(set(evidence.entries.values()) - {NO_ENTRY}),
     )
 
 
 def _provenance(run: StudyRun, evidence: Evidence, *, simulated: bool) -> dict[str, Any]:
     """Return where the release comes from."""
+    entries = {name: entry for name, entry in evidence.entries.items() if entry != NO_ENTRY}
     return {
         "version": RELEASE_VERSION,
         "study": run.study.hash,
@@ -225,7 +234,7 @@ def _provenance(run: StudyRun, evidence: Evidence, *, simulated: bool) -> dict[s
             name: {
                 "public_key": key,
                 "contributions": evidence.contributions.get(name, 0),
-                "last_ledger_entry": evidence.entries.get(name),
+                "last_ledger_entry": entries.get(name),
             }
             for name, key in evidence.keys.items()
         },
@@ -244,7 +253,8 @@ def _check_sums(folder: Path) -> None:
     """Compare every file with its checksum."""
     try:
         lines = (folder / _SUMS).read_text(encoding="utf-8").splitlines()
-        sums = dict(reversed(line.split("  ", 1)) for line in lines)
+        pairs = [line.split("  ", 1) for line in lines]
+        sums = {name: digest for digest, name in pairs}
     except (OSError, ValueError) as error:
         raise ReleaseError(
             f"{folder} is no release: no readable {_SUMS}.", remedy="Check the path."

@@ -101,8 +101,8 @@ class StudyRun:
             What the run leaves behind beside :attr:`model`.
 
         Raises:
-            FederationError: If a round ends with fewer contributions than the study's quorum; the model is then
-                that of the round before.
+            FederationError: If a round ends with fewer contributions than the study's quorum; the model is
+                then that of the round before.
         """
         cohort = gather_cohort(self._grid, self.study)
         evidence = Evidence(run=secrets.token_hex(32), keys=dict(cohort.keys))

@@ -1,7 +1,7 @@
-"""What federating gains: the same study trained by all sites together, by each alone, and on the pooled records.
+"""What federating gains: one study trained by all sites together, by each alone, and on the pooled records.
 
-Every site keeps a fifth of its people back; generators are judged by a classifier that is trained on their records and
-tested on what was kept back at all sites together. All trainings make the same promise.
+Every site keeps a fifth of its people back; generators are judged by a classifier that is trained on their
+records and tested on what was kept back at all sites together. All trainings make the same promise.
 """
 
 import tempfile
@@ -85,8 +85,10 @@ def hold_out(parts: Mapping[str, Records], *, seed: int) -> tuple[dict[str, Reco
     for number, (name, records) in enumerate(parts.items()):
         generator = np.random.default_rng([seed, number])
         units = records.units
-        people = generator.permutation(int(units.max()) + 1)
-        kept = np.isin(units, people[: int(np.ceil(_HELD_OUT * len(people)))])
+        people = generator.permutation(len(np.unique(units)))
+        # Somebody is left to train on, wherever there is anybody.
+        back = min(int(np.ceil(_HELD_OUT * len(people))), max(0, len(people) - 1))
+        kept = np.isin(units, people[:back])
         train[name] = records.take(np.flatnonzero(~kept))
         test.append(records.take(np.flatnonzero(kept)))
     return train, concatenate(test)
@@ -117,8 +119,8 @@ def compare(
         study: The study; its number of sites is taken from ``parts``.
         parts: Records by site.
         seed: Of the split and of the synthetic records; training is always freshly random.
-        federated: A release that the sites together have trained on what :func:`hold_out` leaves them with this
-            seed; None to train it here.
+        federated: A release that the sites together have trained on what :func:`hold_out` leaves them with
+            this seed; None to train it here.
         announce: Told what is about to be trained.
 
     Returns:

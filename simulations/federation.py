@@ -11,8 +11,10 @@ from client.app import app as client_app
 from client.approvals import Approvals
 from client.policy import Policy
 from client.site import Site, resident
+from privacy.accounting import MOST_EPSILON
 from privacy.ledger import Ledger
 from privacy.plan import PrivacyPlan
+from protocol.errors import InputError
 from protocol.study import Study
 from records.dataset import Records
 from server.app import app as server_app
@@ -25,8 +27,8 @@ def simulate(
 ) -> Release:
     """Train a study among simulated sites and return its release.
 
-    The server's and the sites' apps are the real ones; what is simulated is that they share a process, that the
-    ledgers live in memory and that every site approves. The release says so.
+    The server's and the sites' apps are the real ones; what is simulated is that they share a process, that
+    the ledgers live in memory and that every site approves. The release says so.
 
     Args:
         study: The study; its number of sites must be that of ``parts``.
@@ -39,11 +41,22 @@ def simulate(
         The release, opened on ``device``.
 
     Raises:
+        InputError: If the folder exists, or the number of sites is another.
         CloisterError: Whatever a run can raise.
     """
     check_new(release)
+    if len(parts) != study.federation.sites:
+        raise InputError(
+            f"There are records for {len(parts)} sites, the study has {study.federation.sites}.",
+            remedy="Give as many parts as the study has sites, or change federation.sites.",
+        )
     sites = {name: simulated_site(name, study, records, device=device) for name, records in parts.items()}
-    config = {"study": study.text, "release": str(release), "simulated": True, "device": device}
+    config: dict[str, bool | float | int | str] = {
+        "study": study.text,
+        "release": str(release),
+        "simulated": True,
+        "device": device,
+    }
     with resident(sites) as nodes:
         run_in_memory(server_app, client_app, node_configs=nodes, run_config=config, tap=tap)
     return Release.open(release, device=torch.device(device))
@@ -66,10 +79,11 @@ def simulated_site(name: str, study: Study, records: Records, *, device: str) ->
 def permissive_policy(study: Study) -> Policy:
     """Return a policy that allows just this study once: its ceiling is the study's own promise.
 
-    A study given by its noise has no promised epsilon; the ceiling is then the largest that a policy may have.
+    A study given by its noise has no promised epsilon; the ceiling is then the largest that a policy may
+    have.
     """
     plan = PrivacyPlan.from_study(study)
-    return Policy(epsilon=study.privacy.epsilon or 1000.0, delta=plan.delta, allow_not_private=True)
+    return Policy(epsilon=study.privacy.epsilon or MOST_EPSILON, delta=plan.delta, allow_not_private=True)
 
 
 def with_sites(study: Study, sites: int) -> Study:

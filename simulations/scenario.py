@@ -86,7 +86,7 @@ class Scenario:
             return split(
                 records, scheme or self.partition, sites=sites or self.study.federation.sites, seed=seed
             )
-        root = data if data is not None else _data_folder()
+        root = Path(data) if data is not None else _data_folder()
         if self.sites and scheme is None and sites in (None, len(self.sites)) and root.is_dir():
             return {name: load_records(root / file, schema=schema) for name, file in self.sites.items()}
         if self.sites and root.is_dir():
@@ -94,8 +94,9 @@ class Scenario:
                 f"{self.study.name} has one file per site.",
                 remedy="Leave out --sites and --partition, or give a file.",
             )
-        path = root / self.file if root.is_dir() else root
-        records = load_records(path, schema=schema)
+        # A database is named by a URL, which is no path.
+        location = root / self.file if root.is_dir() else data or root
+        records = load_records(location, schema=schema)
         return split(records, scheme or self.partition, sites=sites or self.study.federation.sites, seed=seed)
 
 

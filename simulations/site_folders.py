@@ -8,8 +8,10 @@ import tomli_w
 
 from client.approvals import Approvals
 from client.site import create_key
+from privacy.accounting import MOST_EPSILON
 from privacy.ledger import Ledger
 from privacy.plan import PrivacyPlan
+from protocol.errors import InputError
 from protocol.study import Study
 
 
@@ -19,23 +21,25 @@ def write_site_folders(root: Path, study: Study, sources: Mapping[str, Mapping[s
     Args:
         root: Where; ``CLOISTER_SITE`` will name it.
         study: The study.
-        sources: For the name of every site, its ``data`` table: ``location``, ``set`` and, where the source is to be
-            split, ``share`` (see `client.site`).
+        sources: For the name of every site, its ``data`` table: ``location``, ``set`` and, where the source
+            is to be split, ``share`` (see `client.site`).
 
     Raises:
-        InputError: If a site's key exists.
-        LedgerError: If a site's ledger exists.
+        InputError: If a site's folder exists: a key or a ledger is never replaced.
     """
     plan = PrivacyPlan.from_study(study)
     policy = {
-        "epsilon": study.privacy.epsilon or 1000.0,
+        "epsilon": study.privacy.epsilon or MOST_EPSILON,
         "delta": plan.delta,
         "families": [study.model.family],
         "allow_not_private": not plan.private,
     }
     for number, (name, data) in enumerate(sources.items()):
         folder = root / str(number)
-        folder.mkdir(parents=True)
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"{folder}: {error.strerror}.", remedy="Choose a new folder.") from error
         key = create_key(folder / "key.pem")
         Ledger.create(folder / "ledger.sqlite", key=key, data_set=str(data["set"])).close()
         (folder / "site.toml").write_text(tomli_w.dumps({"name": name, "data": dict(data)}), encoding="utf-8")

@@ -13,8 +13,8 @@ from strategies.strategy import Strategy
 class GradientDescent(Strategy):
     """One server step per round, along the mean of the released gradients and the public part of the loss.
 
-    The divisor is the public expected number of units. Where sites are missing it shrinks with the number of sites
-    that answered, which is public too.
+    The divisor is the public expected number of units. Where sites are missing it shrinks with the number of
+    sites that answered, which is public too.
     """
 
     kind: ClassVar[ContributionKind] = ContributionKind.GRADIENTS

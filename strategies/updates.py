@@ -1,8 +1,8 @@
 """Updates: a round is some local steps of DP-SGD at every site, whose changes of the weights are averaged.
 
-With SGD, momentum 0 and learning rate 1 at the server this is federated averaging (McMahan et al., 2017); with
-momentum or Adam it is the corresponding adaptive method (Reddi et al., 2021). Sites weigh the same: a weight by the
-number of records would give the number away.
+With SGD, momentum 0 and learning rate 1 at the server this is federated averaging (McMahan et al., 2017);
+with momentum or Adam it is the corresponding adaptive method (Reddi et al., 2021). Sites weigh the same: a
+weight by the number of records would give the number away.
 """
 
 from typing import ClassVar

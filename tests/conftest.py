@@ -67,3 +67,15 @@ def without_noise(tiny_study: Callable[..., Study]) -> Callable[..., Study]:
         return replace(study, privacy=replace(study.privacy, noise=NoiseOrigin.DETERMINISTIC))
 
     return build
+
+
+@pytest.fixture
+def given_noise(tiny_study: Callable[..., Study]) -> Callable[..., Study]:
+    """Return a builder of tiny studies that name their noise multiplier instead of an epsilon; 0 for none."""
+
+    def build(noise_multiplier: float, **sections: dict[str, Any]) -> Study:
+        study = tiny_study(**sections)
+        terms = replace(study.privacy, epsilon=None, noise_multiplier=noise_multiplier)
+        return replace(study, privacy=terms)
+
+    return build

@@ -21,6 +21,7 @@ from privacy.ledger.store import Store
 from privacy.ledger.verification import check_known, check_owner, extend
 from privacy.statement import Statement
 from protocol.errors import BudgetError, LedgerError
+from protocol.randomness import SystemRandom
 from protocol.terms import NoiseOrigin, Relation, Trust, Unit
 
 _RECENT = 8
@@ -52,7 +53,8 @@ class Ledger:
       in itself. Both are found only against something outside: pass the entry hashes that statements carry to
       `verify`.
     - Two copies of a file that are both written to diverge, each intact in itself. Both descend from a common
-      entry, and each lacks the other's: again the hashes in the statements tell.
+      entry, and each lacks the other's: again the hashes in the statements tell. Copy a ledger only while it
+      is closed and no file with the ending ``-journal`` lies beside it.
     - The site's own operator, who has the key, can forge anything.
 
     The wall-clock time in an entry is for people; a clock that goes backwards changes nothing.
@@ -67,6 +69,7 @@ class Ledger:
         self._recent: deque[Charge] = deque(maxlen=_RECENT)
         self._live: dict[str, int] = {}
         self._lock = threading.RLock()
+        self._random = SystemRandom()
         self._process = os.getpid()
 
     @classmethod
@@ -370,6 +373,7 @@ class Ledger:
                     position=len(self._chain.entries),
                     previous=self._chain.head,
                     time=_now(),
+                    nonce=self._random.bytes(16).hex(),
                     compositions=self._chain.compositions_after(record),
                     key=self._key,
                 )

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Self
+from typing import Self, TypedDict
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -131,6 +131,16 @@ class Settlement:
 Record = Opening | Charge | Settlement
 
 
+class _Place(TypedDict):
+    """What an entry holds beside its record, hash and signature."""
+
+    position: int
+    previous: str
+    time: str
+    nonce: str
+    compositions: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One entry in its place in the chain.
@@ -139,6 +149,7 @@ class Entry:
         position: Place in the chain, from 0.
         previous: Hash of the entry before; zeros for the first.
         time: Wall-clock time of writing, ISO 8601. For people only: nothing is decided or ordered by it.
+        nonce: 32 random hexadecimal digits, so that two copies of a ledger diverge even if charged alike.
         compositions: Compositions that count as spent after this entry, as a running total.
         record: What the entry says.
         hash: SHA-256 over the canonical JSON of all of the above.
@@ -148,6 +159,7 @@ class Entry:
     position: int
     previous: str
     time: str
+    nonce: str
     compositions: int
     record: Record
     hash: str
@@ -161,31 +173,27 @@ class Entry:
         position: int,
         previous: str,
         time: str,
+        nonce: str,
         compositions: int,
         key: Ed25519PrivateKey,
     ) -> Self:
         """Makes an entry with its hash and signature."""
-        place = {"position": position, "previous": previous, "time": time, "compositions": compositions}
-        hashed = hashlib.sha256(_payload(record, place)).digest()
-        return cls(
-            position=position,
-            previous=previous,
-            time=time,
-            compositions=compositions,
-            record=record,
-            hash=hashed.hex(),
-            signature=key.sign(_SIGNED_AS + hashed).hex(),
+        place = _Place(
+            position=position, previous=previous, time=time, nonce=nonce, compositions=compositions
         )
+        hashed = hashlib.sha256(_payload(record, place)).digest()
+        return cls(**place, record=record, hash=hashed.hex(), signature=key.sign(_SIGNED_AS + hashed).hex())
 
     @property
     def payload(self) -> str:
         """The canonical JSON that is hashed."""
-        place = {
-            "position": self.position,
-            "previous": self.previous,
-            "time": self.time,
-            "compositions": self.compositions,
-        }
+        place = _Place(
+            position=self.position,
+            previous=self.previous,
+            time=self.time,
+            nonce=self.nonce,
+            compositions=self.compositions,
+        )
         return _payload(self.record, place).decode("utf-8")
 
     @classmethod
@@ -225,13 +233,15 @@ class Entry:
         fields = dict(mapping)
         if fields.pop("version") != ENTRY_VERSION:
             raise LedgerError(f"The entry's version is {mapping['version']!r}.", remedy=DAMAGED)
-        place = {name: fields.pop(name) for name in ("position", "previous", "time", "compositions")}
-        datetime.fromisoformat(str(place["time"]))
+        place = _Place(**{name: fields.pop(name) for name in _Place.__annotations__})  # type: ignore[typeddict-item]
+        datetime.fromisoformat(place["time"])
+        _check_integer("position", place["position"], 0, 2**53)
+        _check_integer("compositions", place["compositions"], 0, 2**63)
         record = _DECODERS[str(fields.pop("kind"))](fields)
-        return cls(record=record, hash=hash_, signature=signature, **place)  # type: ignore[arg-type]  # Chain checks
+        return cls(**place, record=record, hash=hash_, signature=signature)
 
 
-def _payload(record: Record, place: Mapping[str, object]) -> bytes:
+def _payload(record: Record, place: _Place) -> bytes:
     return canonical_json({"version": ENTRY_VERSION, **place, **record.to_mapping()})
 
 

@@ -1,9 +1,8 @@
 """Rows on disk: one SQLite file, append-only, durable before a call returns.
 
-The rollback journal (not write-ahead logging) keeps everything in a single file, so that a copied file is a
-whole ledger; level EXTRA also syncs the folder after a commit, so that a power cut cannot bring the journal
-back and undo an entry that was already acted upon. The file must lie on a local disk: locks of network file
-systems cannot be relied on.
+The rollback journal (not write-ahead logging) keeps everything in one file between writes; level EXTRA also
+syncs the folder after a commit, so that a power cut cannot bring the journal back and undo an entry that was
+already acted upon. The file must lie on a local disk: locks of network file systems cannot be relied on.
 """
 
 import os
@@ -39,6 +38,10 @@ _CAUSES = {
         "Wait for the other process to finish, then try again.",
     ),
     sqlite3.SQLITE_READONLY: ("cannot be written", "Make the file and its folder writable for the client."),
+    sqlite3.SQLITE_READONLY_ROLLBACK: (
+        "was interrupted in the middle of a write",
+        "Open it once with the site's client, which undoes the unfinished write, then read it.",
+    ),
     sqlite3.SQLITE_FULL: ("does not fit on the disk", "Free space on its disk, then try again."),
     sqlite3.SQLITE_IOERR: ("could not be read or written", "Check free space and health of its disk."),
     sqlite3.SQLITE_CANTOPEN: ("could not be opened", "Check its path and permissions."),
@@ -61,18 +64,26 @@ class Store:
     """A connection to the rows of one ledger.
 
     Args:
-        connection: An SQLite connection in autocommit mode.
+        path: The file, or SQLite's name for memory.
         name: How messages call the ledger.
+        busy_seconds: How long to wait for another connection's lock.
+        writable: Whether anything will be written.
+
+    Raises:
+        LedgerError: If it cannot be opened.
     """
 
-    def __init__(self, connection: sqlite3.Connection, *, name: str) -> None:
-        self._connection = connection
+    def __init__(
+        self, path: Path | str, *, name: str, busy_seconds: float = 30.0, writable: bool = True
+    ) -> None:
         self._name = name
+        with self._translated():
+            self._connection = _connect(path, busy_seconds=busy_seconds, writable=writable)
 
     @classmethod
     def memory(cls) -> "Store":
         """A store that ends with the process."""
-        store = cls(_connect(":memory:", busy_seconds=0.0), name="The simulation's ledger")
+        store = cls(":memory:", name="The simulation's ledger")
         with store.transaction():
             store._create()
         return store
@@ -95,7 +106,7 @@ class Store:
                 f"The ledger {path} cannot be made ({error.strerror}).",
                 remedy="Check its folder and permissions.",
             ) from error
-        store = cls(_connect(path, busy_seconds=30.0), name=f"The ledger {path}")
+        store = cls(path, name=f"The ledger {path}")
         try:
             with store.transaction():
                 store._create()
@@ -116,7 +127,7 @@ class Store:
                 f"There is no ledger at {path}.",
                 remedy="Mend the path, or create the ledger if nothing was ever released from this data set.",
             )
-        store = cls(_connect(path, busy_seconds=busy_seconds, writable=writable), name=f"The ledger {path}")
+        store = cls(path, name=f"The ledger {path}", busy_seconds=busy_seconds, writable=writable)
         try:
             store.check_file()
         except LedgerError:
@@ -192,8 +203,9 @@ class Store:
         try:
             yield
         except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            problem, remedy = _CAUSES.get(code, (f"failed ({error})", "Check the file and its disk."))
+            code = getattr(error, "sqlite_errorcode", 0)
+            other = (f"failed ({error})", "Check the file and its disk.")
+            problem, remedy = _CAUSES.get(code, _CAUSES.get(code & 0xFF, other))
             raise LedgerError(f"{self._name} {problem}; nothing was charged.", remedy=remedy) from error
 
 
@@ -201,15 +213,14 @@ def _connect(path: Path | str, *, busy_seconds: float, writable: bool = True) ->
     """Opens a connection in autocommit mode, shared between threads under the ledger's own lock."""
     place = "file::memory:" if isinstance(path, str) else f"file:{quote(str(path.absolute()))}"
     mode = "" if isinstance(path, str) else ("?mode=rw" if writable else "?mode=ro")
+    connection = sqlite3.connect(
+        place + mode, uri=True, timeout=busy_seconds, isolation_level=None, check_same_thread=False
+    )
     try:
-        connection = sqlite3.connect(
-            place + mode, uri=True, timeout=busy_seconds, isolation_level=None, check_same_thread=False
-        )
         connection.execute("PRAGMA synchronous = EXTRA")
         connection.execute("PRAGMA fullfsync = ON")
         connection.execute("PRAGMA trusted_schema = OFF")
-    except sqlite3.Error as error:
-        raise LedgerError(
-            f"The ledger {path} could not be opened ({error}).", remedy="Check its permissions."
-        ) from error
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection

@@ -68,7 +68,7 @@ def test_few_questions_reach_the_accountant(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_easy_bound_leaves_room_for_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twin: if the cheap bound reported too little, more would be permitted than the record allows."""
     sound = Allowance(limit()).permits({(1.0, 0.01): 600}, {(1.0, 0.01): 1})
-    monkeypatch.setattr(module, "renyi_of_tally", lambda *args, **kwargs: 0.5)
+    monkeypatch.setattr(module, "renyi_of_tally", lambda *_, **__: 0.5)
     broken = Allowance(limit()).permits({(1.0, 0.01): 600}, {(1.0, 0.01): 1})
     assert (sound, broken) == (False, True)
 

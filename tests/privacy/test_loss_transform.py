@@ -25,7 +25,7 @@ def gaussian_epsilon(noise: float, delta: float) -> float:
 
 
 def single_step_epsilon(noise: float, rate: float, delta: float) -> float:
-    """Hockey-stick divergence of one sampled step with the unit against without it: the tail right of one point."""
+    """Hockey-stick divergence of one sampled step against none: the tail right of one point."""
 
     def excess(epsilon: float) -> float:
         point = noise**2 * math.log((math.exp(epsilon) - (1 - rate)) / rate) + 0.5
@@ -62,9 +62,8 @@ def test_gaussian_matches_the_closed_form(
     noise: float, count: int, delta: float, direction: Direction
 ) -> None:
     exact = gaussian_epsilon(noise / math.sqrt(count), delta)
-    assert fourier_epsilon([step(noise, 1.0, count)], direction, delta=delta) == pytest.approx(
-        exact, rel=1e-4, abs=1e-5
-    )
+    found = fourier_epsilon([step(noise, 1.0, count)], direction, delta=delta)
+    assert found == pytest.approx(exact, rel=1e-4, abs=1e-5)
 
 
 def test_replacing_doubles_the_sensitivity_without_sampling() -> None:

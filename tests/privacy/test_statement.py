@@ -60,7 +60,7 @@ def test_fields_of_the_reference_run() -> None:
 def test_sentences_name_everything_that_gives_the_number_its_meaning() -> None:
     text = "\n".join(statement().sentences())
     for part in (
-        "13.26 times as likely",  # exp(2.5839), rounded up
+        "13.25 times as likely",  # exp(2.5839), rounded up
         "at most 86.0 %",  # tanh(2.5839 / 2), rounded up
         "2000 noisy sums of gradients",
         "noise multiplier 1,",
@@ -95,7 +95,7 @@ def test_less_trust_means_a_stronger_claim() -> None:
 
 
 def test_a_weak_bound_is_called_weak() -> None:
-    assert any("weak bound" in line for line in statement(release(0.4)).sentences())
+    assert any("weak bound" in line for line in statement(release(0.4, 1.0, 1)).sentences())
     assert not any("weak bound" in line for line in statement().sentences())
 
 

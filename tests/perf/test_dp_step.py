@@ -1,0 +1,52 @@
+"""The benchmark times what it says: its dense twin is the flagship, and its output is flat JSON."""
+
+import json
+
+import torch
+
+from models.layout import OneHotLayout
+from models.vae import VaeOptions, VariationalAutoencoder
+from perf.dp_step import BATCH, DenseTwin, main
+from privacy.dp_sgd import clipped_gradient_sum, parameter_count
+
+
+def test_the_dense_twin_is_the_flagship():
+    layout = OneHotLayout(cardinalities=(3, 2, 4))
+    model, twin = VariationalAutoencoder(layout, VaeOptions()), DenseTwin(layout, latent=VaeOptions().latent)
+    with torch.no_grad():
+        for place, parameter in enumerate(model.parameters()):
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(place)))
+        twin.encoder.weight.copy_(model.encoder[0].weight.T)
+        twin.latent_heads.load_state_dict(model.decoder.latent_heads.state_dict())
+        for ours, theirs in zip(twin.column_heads, model.decoder.column_heads, strict=True):
+            ours.weight.copy_(theirs.weight.T)
+    assert parameter_count(model) == parameter_count(twin)
+    made = torch.Generator().manual_seed(0)
+    codes = torch.stack([torch.randint(size, (50,), generator=made) for size in layout.cardinalities], dim=1)
+    key = torch.Generator().manual_seed(1)
+    torch.testing.assert_close(
+        twin(codes, key.manual_seed(1)), model.unit_loss(codes, generator=key.manual_seed(1))
+    )
+    norms = [
+        clipped_gradient_sum(
+            part, lambda loss=loss: loss(codes, generator=key.manual_seed(1)), units=None, clip_norm=0.5
+        ).norm()
+        for part, loss in ((model, model.unit_loss), (twin, twin.forward))
+    ]
+    torch.testing.assert_close(norms[0], norms[1], rtol=1e-5, atol=1e-6)
+
+
+def test_it_prints_flat_json(capsys):
+    threads = torch.get_num_threads()
+    try:
+        status = main(["--json", "--repeats", "1", "--slow-repeats", "0", "--threads", "1"])
+    finally:
+        torch.set_num_threads(threads)
+    assert status == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {"ratio", "plain_ms", "dense_ms", "dp_ms", "noise_ms", "batch", "columns", "parameters"} <= set(
+        result
+    )
+    assert result["batch"] == BATCH == 2048
+    assert result["ratio"] == result["dp_ms"] / min(result["plain_ms"], result["dense_ms"])
+    assert all(isinstance(value, int | float) for value in result.values())
