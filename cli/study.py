@@ -14,23 +14,15 @@ study = typer.Typer(no_args_is_help=True, help="Write a study, and see what it p
 _BATCH = 4096
 
 
-@study.command(
-    epilog="Example: cloister study new --schema my.schema.toml --sites 4 --records 30000 -o my-study.toml"
-)
+@study.command(epilog="Example: cloister study new --schema my.schema.toml --sites 4 --records 30000 -o my-study.toml")
 def new(
     *,
     schema: Annotated[Path, typer.Option(help="The data dictionary (TOML).")],
     sites: Annotated[int, typer.Option(min=1, help="Number of sites.")],
-    records: Annotated[
-        int, typer.Option(min=2, help="Publicly known order of magnitude of records (or people).")
-    ],
+    records: Annotated[int, typer.Option(min=2, help="Publicly known order of magnitude of records (or people).")],
     epsilon: Annotated[float, typer.Option(help="Target epsilon of every record (or person).")] = 4.0,
-    delta: Annotated[
-        float | None, typer.Option(help="Target delta; min(1e-5, 1 / (10 records)) if not given.")
-    ] = None,
-    unit: Annotated[
-        str, typer.Option(help="record, or person (the schema then needs a person key).")
-    ] = "record",
+    delta: Annotated[float | None, typer.Option(help="Target delta; min(1e-5, 1 / (10 records)) if not given.")] = None,
+    unit: Annotated[str, typer.Option(help="record, or person (the schema then needs a person key).")] = "record",
     family: Annotated[str, typer.Option(help="Model family: vae or gan.")] = "vae",
     name: Annotated[str, typer.Option(help="Lower-case letters, digits and hyphens.")] = "my-study",
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write; it must not exist.")] = Path(
@@ -47,7 +39,7 @@ def new(
     if output.exists():
         raise InputError(f"{output} exists.", remedy="Choose a new file.")
     rounds = 300 if family == "vae" else 3000
-    training = {"rounds": rounds}
+    training: dict[str, float] = {"rounds": rounds}
     if family == "gan":
         training |= {"learning_rate": 0.002, "momentum": 0.5, "second_moment": 0.9, "averaging": 0.997}
     batch = _BATCH if family == "vae" else _BATCH // 4

@@ -107,9 +107,7 @@ class FactorisedDecoder(nn.Module):
     def negative_log_likelihood(self, codes: Tensor, latent: Tensor) -> Tensor:
         """Return ``-log p(x | z)``, ``[n]``, of codes ``[n, columns]`` and latents ``[n, latent]``."""
         blocks = self.layout.split(self.head(latent))
-        losses = [
-            functional.cross_entropy(b, codes[:, j].long(), reduction="none") for j, b in enumerate(blocks)
-        ]
+        losses = [functional.cross_entropy(b, codes[:, j].long(), reduction="none") for j, b in enumerate(blocks)]
         return torch.stack(losses).sum(dim=0)
 
     @torch.no_grad()

@@ -72,9 +72,7 @@ def sample_where(
             found = _resample(family, take, (codes, weight), allowed=allowed, generator=generator)
         kept.append(found)
         missing -= len(found)
-    return torch.cat(
-        [torch.empty(0, family.layout.columns, dtype=torch.long, device=generator.device), *kept]
-    )
+    return torch.cat([torch.empty(0, family.layout.columns, dtype=torch.long, device=generator.device), *kept])
 
 
 def _check_masks(family: Family, allowed: Mapping[int, Tensor]) -> None:
@@ -92,9 +90,7 @@ def _check_masks(family: Family, allowed: Mapping[int, Tensor]) -> None:
                 remedy=f"Give a boolean mask [{size}].",
             )
         if not bool(mask.any()):
-            raise InputError(
-                f"The condition on column {column} allows no code.", remedy="Allow at least one."
-            )
+            raise InputError(f"The condition on column {column} allows no code.", remedy="Allow at least one.")
 
 
 def _draw_plain(family: Family, count: int, *, generator: torch.Generator, batch: int) -> Tensor:
@@ -120,8 +116,8 @@ def _resample(
     while (effective := _effective_size(torch.cat(weights))) < POOL_PER_ROW * take:
         if drawn + batch > _POOL_DRAWS:
             raise InputError(
-                f"The model gives the condition on columns {sorted(allowed)} nearly no probability: {drawn} draws are "
-                f"worth {effective:.0f} rows, and {take} rows need {POOL_PER_ROW * take:.0f}.",
+                f"The model gives the condition on columns {sorted(allowed)} nearly no probability: "
+                f"{drawn} draws are worth {effective:.0f} rows, and {take} rows need {POOL_PER_ROW * take:.0f}.",
                 remedy="Widen the condition, or ask for fewer records.",
             )
         codes, weight = family.draw(batch, allowed=allowed, generator=generator)

@@ -76,12 +76,8 @@ def _parse(options: type[_Options], given: Mapping[str, object]) -> _Options:
     known = [field.name for field in fields(options)]  # type: ignore[arg-type]  # the table holds dataclasses only
     for key in given:
         if key not in known:
-            raise StudyError(
-                f"model.options.{key} does not exist.", remedy=f"Choose from {', '.join(sorted(known))}."
-            )
-    return options(
-        **{key: _convert(f"model.options.{key}", value, hints[key]) for key, value in given.items()}
-    )
+            raise StudyError(f"model.options.{key} does not exist.", remedy=f"Choose from {', '.join(sorted(known))}.")
+    return options(**{key: _convert(f"model.options.{key}", value, hints[key]) for key, value in given.items()})
 
 
 def _convert(key: str, value: object, hint: Any) -> object:  # noqa: ANN401  # a type hint has no type

@@ -69,9 +69,7 @@ class Family(nn.Module, ABC):
         del generator
 
     @abstractmethod
-    def draw(
-        self, count: int, *, allowed: Mapping[int, Tensor], generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def draw(self, count: int, *, allowed: Mapping[int, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw records, with some columns restricted to some codes.
 
         Args:

@@ -41,7 +41,8 @@ class GanOptions:
         critic_steps: Critic steps (rounds) per generator step.
         fake_batch: Fake records per critic and per generator step.
         generator_rate: Learning rate of the generator's Adam.
-        class_shares: Public share of every code of the target column, in any scale; empty for equal shares.
+        class_shares: Public share of every code of the target column, in any scale; empty to learn them from
+            the critic.
         label: Index of the target column, or None for an unconditional generator. A study may leave it out:
             it is then the schema's target.
     """
@@ -61,14 +62,10 @@ class GanOptions:
         """Refuse sizes and rates that cannot train."""
         sizes = (self.latent, self.critic_steps, self.fake_batch, *self.generator_widths, *self.critic_widths)
         if min(sizes) < 1 or not self.generator_widths:
-            raise StudyError(
-                f"model.options: sizes {sizes}.", remedy="Sizes are whole numbers of at least 1."
-            )
+            raise StudyError(f"model.options: sizes {sizes}.", remedy="Sizes are whole numbers of at least 1.")
         for key in ("temperature", "generator_rate", "class_shares"):
             value = getattr(self, key)
-            if not all(
-                0 < number < float("inf") for number in (value if key == "class_shares" else (value,))
-            ):
+            if not all(0 < number < float("inf") for number in (value if key == "class_shares" else (value,))):
                 raise StudyError(f"model.options.{key}={value}.", remedy="Give positive numbers.")
 
 
@@ -134,6 +131,8 @@ class AdversarialNetwork(Family):
     def initialise(self, *, generator: torch.Generator) -> None:
         """Draw new initial weights, and forget the generator's optimiser."""
         super().initialise(generator=generator)
+        if self._generator.label_logits.requires_grad:
+            nn.init.zeros_(self._generator.label_logits)
         self._generator_optimiser = torch.optim.Adam(
             self._trainable(), lr=self.options.generator_rate, betas=(0.5, 0.9)
         )
@@ -182,17 +181,13 @@ class AdversarialNetwork(Family):
         self._generator_optimiser.zero_grad(set_to_none=True)
 
     @torch.no_grad()
-    def draw(
-        self, count: int, *, allowed: Mapping[int, Tensor], generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def draw(self, count: int, *, allowed: Mapping[int, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw records; a restricted label is conditioned on, other columns are restricted at their turn.
 
         Batch norm uses its running statistics, so that a record does not depend on those drawn beside it.
         """
         label = self.options.label
-        labels = self._labels(
-            count, allowed=None if label is None else allowed.get(label), generator=generator
-        )
+        labels = self._labels(count, allowed=None if label is None else allowed.get(label), generator=generator)
         one_hot = None if labels is None else functional.one_hot(labels, self.classes).float()
         inputs = self._inputs(one_hot, count, generator=generator)
         training = self._generator.training
@@ -250,7 +245,7 @@ class AdversarialNetwork(Family):
         return torch.cat(blocks, dim=1)
 
     def _straight_through(self, logits: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Draw one-hot vectors ``[n, K]`` by the Gumbel trick, with the gradient of the soft draw (Jang et al., 2017)."""
+        """Draw one-hot vectors ``[n, K]``, with the gradient of the soft draw (Jang, Gu and Poole, 2017)."""
         uniform = torch.rand(logits.shape, generator=generator, device=logits.device).clamp(1e-20, 1 - 1e-7)
         soft = functional.softmax((logits - (-uniform.log()).log()) / self.options.temperature, dim=1)
         hard = functional.one_hot(soft.argmax(dim=1), logits.shape[1]).to(soft.dtype)

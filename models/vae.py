@@ -97,9 +97,7 @@ class VariationalAutoencoder(Family):
         return losses
 
     @torch.no_grad()
-    def draw(
-        self, count: int, *, allowed: Mapping[int, Tensor], generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def draw(self, count: int, *, allowed: Mapping[int, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw from prior and decoder; see :meth:`Family.draw`."""
         device = next(self.parameters()).device
         latent = torch.randn(count, self.options.latent, generator=generator, device=device)

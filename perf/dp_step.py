@@ -97,9 +97,7 @@ class Bench:
 
     def plain(self) -> Callable[[], None]:
         """Return an ordinary step of the flagship."""
-        return self._ordinary(
-            self._flagship(), lambda model, codes: model.unit_loss(codes, generator=self.generator)
-        )
+        return self._ordinary(self._flagship(), lambda model, codes: model.unit_loss(codes, generator=self.generator))
 
     def dense(self) -> Callable[[], None]:
         """Return an ordinary step of the dense twin."""
@@ -144,9 +142,7 @@ class Bench:
     def opacus(self, *, functorch: bool) -> Callable[[], None]:
         """Return a step with materialised per-sample gradients, by hooks or by functorch."""
         model = GradSampleModule(self._twin(), force_functorch=functorch)
-        optimiser = DPOptimizer(
-            torch.optim.Adam(model.parameters(), lr=LEARNING_RATE), **self._opacus_options()
-        )
+        optimiser = DPOptimizer(torch.optim.Adam(model.parameters(), lr=LEARNING_RATE), **self._opacus_options())
         return self._opacus_step(model, optimiser, lambda losses: torch.autograd.backward([losses.mean()]))
 
     def ghost(self) -> Callable[[], None]:
@@ -171,9 +167,7 @@ class Bench:
             "generator": self.generator,
         }
 
-    def _opacus_step(
-        self, model: Any, optimiser: Any, backward: Callable[[Tensor], None]
-    ) -> Callable[[], None]:  # noqa: ANN401  # Opacus has no types
+    def _opacus_step(self, model: Any, optimiser: Any, backward: Callable[[Tensor], None]) -> Callable[[], None]:  # noqa: ANN401  # Opacus has no types
         def step() -> None:
             codes = self.batch()
             optimiser.zero_grad(set_to_none=True)
@@ -250,9 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m perf.dp_step", description="Time one step of DP-SGD.")
     parser.add_argument("--json", action="store_true", help="write one flat JSON object")
     parser.add_argument("--repeats", type=int, default=30, help="timings of the quick steps (30)")
-    parser.add_argument(
-        "--slow-repeats", type=int, default=3, help="timings of Opacus' modes, 0 for none (3)"
-    )
+    parser.add_argument("--slow-repeats", type=int, default=3, help="timings of Opacus' modes, 0 for none (3)")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch (2)")
     parser.add_argument("--noise-multiplier", type=float, default=1.0, help="noise over clip norm (1.0)")
     options = parser.parse_args(arguments)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.baselines import independent_columns
+from evaluation.baselines import independent_columns, permuted_labels
 from evaluation.fidelity import column_distances, pair_distances
 from evaluation.table import coded_table
 from evaluation.utility import Learner, train_on_synthetic_test_on_real
@@ -75,18 +75,14 @@ def main() -> None:
     """Run one measurement and print it."""
     arguments = _arguments()
     schema_name, file = SETS[arguments.data_set]
-    root = Path(
-        os.environ.get(DATA_VARIABLE) or sys.exit(f"{DATA_VARIABLE} must name the folder of the data sets")
-    )
+    root = Path(os.environ.get(DATA_VARIABLE) or sys.exit(f"{DATA_VARIABLE} must name the folder of the data sets"))
     scenarios = Path(__file__).resolve().parent.parent / "simulations" / "scenarios"
     schema = Schema.from_toml(scenarios / f"{schema_name}.schema.toml")
     records = load_records(root / file, schema=schema)
     order = np.random.default_rng(0).permutation(len(records))
     cut = int(0.8 * len(records))
     train, test = records.take(order[:cut]), records.take(order[cut:])
-    runs = [
-        _one(arguments, schema_name, scenarios, train, test, seed=seed) for seed in range(arguments.seeds)
-    ]
+    runs = [_one(arguments, schema_name, scenarios, train, test, seed=seed) for seed in range(arguments.seeds)]
     result = {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
     result |= {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
     _print(arguments, result | {"baselines": _baselines(train, test)})
@@ -100,12 +96,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sites", type=int, default=1)
     parser.add_argument("--family", choices=sorted(RECIPES), default="vae")
     parser.add_argument("--seeds", type=int, default=1, help="number of runs to average")
-    parser.add_argument(
-        "--option", action="append", default=[], help='family option as TOML, e.g. "latent = 8"'
-    )
-    parser.add_argument(
-        "--training", action="append", default=[], help='training value as TOML, e.g. "rounds = 150"'
-    )
+    parser.add_argument("--option", action="append", default=[], help='family option as TOML, e.g. "latent = 8"')
+    parser.add_argument("--training", action="append", default=[], help='training value as TOML, e.g. "rounds = 150"')
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
@@ -130,9 +122,7 @@ def _one(
     return {**measure(train, test, synthetic), "seconds": seconds}
 
 
-def _study(
-    arguments: argparse.Namespace, schema_name: str, scenarios: Path, train: Records, *, seed: int
-) -> Study:
+def _study(arguments: argparse.Namespace, schema_name: str, scenarios: Path, train: Records, *, seed: int) -> Study:
     recipe = RECIPES[arguments.family]
     noise = {"epsilon": arguments.epsilon} if arguments.epsilon else {"noise_multiplier": 0.0}
     size = int(round(len(train), -3))
@@ -153,7 +143,7 @@ def _study(
 
 def measure(train: Records, test: Records, synthetic: NDArray[np.int32]) -> dict[str, float]:
     """Return auroc, accuracy, tvd1 and tvd2 of synthetic codes, ``[n, columns]``."""
-    table = coded_table(train.schema, synthetic)
+    table, real = coded_table(train.schema, synthetic), coded_table(train.schema, train.codes)
     utility = train_on_synthetic_test_on_real(
         learner=Learner.BOOSTED_TREES,
         real_train=None,
@@ -161,23 +151,27 @@ def measure(train: Records, test: Records, synthetic: NDArray[np.int32]) -> dict
         synthetic=table,
     )
     cardinalities = train.schema.cardinalities
-    pairs = pair_distances(train.codes, synthetic, cardinalities)
+    pairs = pair_distances(real.codes, table.codes, cardinalities)
     return {
         "auroc": utility.synthetic.auroc,
         "accuracy": utility.synthetic.accuracy,
-        "tvd1": float(column_distances(train.codes, synthetic, cardinalities).mean()),
+        "tvd1": float(column_distances(real.codes, table.codes, cardinalities).mean()),
         "tvd2": float(pairs[np.triu_indices(len(cardinalities), k=1)].mean()),
     }
 
 
 def _baselines(train: Records, test: Records) -> dict[str, dict[str, float]]:
     """Return the measures of the real training rows and of independent columns."""
+    table = coded_table(train.schema, train.codes)
     independent = independent_columns(
-        train.codes, train.schema.cardinalities, rows=len(train), generator=np.random.default_rng(0)
+        table.codes, train.schema.cardinalities, rows=len(train), generator=np.random.default_rng(0)
     )
+    target = train.schema.index(train.schema.target or train.schema.names[-1])
+    permuted = permuted_labels(table.codes, target=target, generator=np.random.default_rng(0))
     return {
         "real": measure(train, test, train.codes),
         "independent_columns": measure(train, test, independent.astype(np.int32)),
+        "permuted_labels": measure(train, test, permuted.astype(np.int32)),
     }
 
 

@@ -99,6 +99,4 @@ def _order(matrix: Tensor) -> _Order:
     records = positions - columns * count
     # Sorted by column, an index belongs to the columns between its first and its last entry.
     distinct = ascending and not bool(((values.diff() == 0) & (columns.diff() > 0)).any())
-    return _Order(
-        values=values, records=records, columns=columns, distinct=distinct or width == 1, by_column=ascending
-    )
+    return _Order(values=values, records=records, columns=columns, distinct=distinct or width == 1, by_column=ascending)

@@ -79,9 +79,7 @@ def book_keeping_sum(
     with torch.no_grad():
         weights = _record_weights(gradients, units=units, clip_norm=clip_norm)
         sums = _weighted_sums(gradients, weights)
-        flat = [
-            sums[id(p)].flatten() if id(p) in sums else p.new_zeros(p.numel()).double() for p in trainable
-        ]
+        flat = [sums[id(p)].flatten() if id(p) in sums else p.new_zeros(p.numel()).double() for p in trainable]
     return torch.cat(flat).cpu()
 
 
@@ -118,9 +116,7 @@ def _traced(module: nn.Module) -> Iterator[list[_Pass]]:
         if output.requires_grad:
             # The edge, not the tensor: an activation in place would move the tensor on in the graph.
             inputs = args[0].detach()
-            passes.append(
-                _Pass(layer=layer, inputs=inputs, version=inputs._version, edge=get_gradient_edge(output))
-            )
+            passes.append(_Pass(layer=layer, inputs=inputs, version=inputs._version, edge=get_gradient_edge(output)))
 
     handles = [
         layer.register_forward_hook(note, with_kwargs=True)

@@ -297,12 +297,12 @@ def _check_mapping(check: CrossCheck) -> dict[str, object]:
 
 def _check_from(mapping: object) -> CrossCheck:
     if not isinstance(mapping, Mapping):
-        raise TypeError("a check is no object")
+        raise AccountingError("The statement's check is no object.", remedy=_REMEDY)
     fields = dict(mapping)
     return CrossCheck(relation=Relation(fields.pop("relation")), **fields)
 
 
 def _list(value: object) -> list[object]:
     if not isinstance(value, list):
-        raise TypeError("a list is missing")
+        raise AccountingError("The statement lacks a list.", remedy=_REMEDY)
     return value

@@ -66,9 +66,7 @@ class Scenario:
             source=source.get("source", "files"),
         )
 
-    def load(
-        self, data: Path | None, *, scheme: str | None, sites: int | None, seed: int
-    ) -> dict[str, Records]:
+    def load(self, data: str | Path | None, *, scheme: str | None, sites: int | None, seed: int) -> dict[str, Records]:
         """Read the records of every site.
 
         Args:
@@ -83,9 +81,7 @@ class Scenario:
         schema = Schema.from_mapping(self.study.schema)
         if self.source == "scikit-learn" and data is None:
             records = breast_cancer(schema)
-            return split(
-                records, scheme or self.partition, sites=sites or self.study.federation.sites, seed=seed
-            )
+            return split(records, scheme or self.partition, sites=sites or self.study.federation.sites, seed=seed)
         root = Path(data) if data is not None else _data_folder()
         if self.sites and scheme is None and sites in (None, len(self.sites)) and root.is_dir():
             return {name: load_records(root / file, schema=schema) for name, file in self.sites.items()}
@@ -103,9 +99,7 @@ class Scenario:
 def ready_names() -> tuple[str, ...]:
     """Return the names of the ready scenarios."""
     names = (path.name for path in _FOLDER.iterdir())
-    return tuple(
-        sorted(n.removesuffix(".toml") for n in names if n.endswith(".toml") and ".schema." not in n)
-    )
+    return tuple(sorted(n.removesuffix(".toml") for n in names if n.endswith(".toml") and ".schema." not in n))
 
 
 def split(records: Records, scheme: str, *, sites: int, seed: int) -> dict[str, Records]:
@@ -126,7 +120,5 @@ def breast_cancer(schema: Schema) -> Records:
 def _data_folder() -> Path:
     folder = os.environ.get(DATA_VARIABLE)
     if not folder:
-        raise InputError(
-            "No data.", remedy=f"Give --data, or let {DATA_VARIABLE} name the folder of the data sets."
-        )
+        raise InputError("No data.", remedy=f"Give --data, or let {DATA_VARIABLE} name the folder of the data sets.")
     return Path(folder)

@@ -21,7 +21,7 @@ class OpenRound:
         round: Its number.
         context: What its masks are bound to.
         active: The sites that began it, sorted.
-        own_share: The site's own share of its seed; empty once told.
+        own_share: The site's own share of its seed.
         list_hash: The one survivor list that the site acts on; empty until there is one.
     """
 

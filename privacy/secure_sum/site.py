@@ -180,30 +180,29 @@ class SiteSession:
         return sign(unsigned, self._identity)
 
     def reveal(self, request: UnmaskRequest) -> Reveal:
-        """Tell, once per round, a share of each survivor's seed or of each dropped site's mask key.
+        """Tell a share of each survivor's seed and of each dropped site's mask key, for one list per round.
+
+        Asked again for the same list, it tells the same.
 
         Raises:
-            PrivacyError: If the list is not acceptable, another one was acted on before, too few have signed
-                one with drop-outs, or this round was revealed before.
+            PrivacyError: If the list is not acceptable, another one was signed or acted on before, or too few
+                have signed one with drop-outs.
             WireError: If a signature is not its site's, or a share was not sealed for this site and round.
         """
         listed = request.listed
         opened = self._check_list(listed)
         if listed.dropped:
             require_signatures(listed, request.signatures, policy=self.policy)
-        if not opened.own_share:
-            raise PrivacyError(f"round {listed.round} was revealed before.", remedy=_EARLIER)
         if sorted(item.site for item in request.sealed) != [
             site for site in opened.active if site != self.site
         ]:
             raise WireError(
                 "the sealed shares are not one of each peer.", remedy="The coordinator must send them."
             )
+        self._act_once(listed)
         shares = [ShareOf(site=self.site, share=opened.own_share.hex())]
         for item in request.sealed:
             shares += self._halves(item, listed)
-        self._act_once(listed)
-        opened.own_share = b""
         unsigned = Reveal(
             agreement=listed.agreement,
             round=listed.round,

@@ -59,7 +59,7 @@ def require_partition(listed: SurvivorList, *, active: Sequence[str]) -> None:
     named = [*listed.survivors, *listed.dropped]
     if len(set(named)) != len(named) or sorted(named) != sorted(active):
         raise PrivacyError(
-            f"the survivor list of round {listed.round} is not disjoint or does not add up to the round's sites.",
+            f"the survivor list of round {listed.round} is not disjoint or does not add up to its sites.",
             remedy=_ONCE,
         )
     if list(listed.survivors) != sorted(listed.survivors) or list(listed.dropped) != sorted(listed.dropped):
@@ -98,6 +98,6 @@ def require_signatures(
     signers = {signature.site for signature in signatures}
     if len(signers) < policy.threshold:
         raise PrivacyError(
-            f"{len(signers)} sites signed the survivor list of round {listed.round}, of {policy.threshold} needed.",
+            f"{len(signers)} of {policy.threshold} sites signed the survivor list of round {listed.round}.",
             remedy="Nothing was opened. Wait for more signatures.",
         )

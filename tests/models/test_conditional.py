@@ -113,9 +113,7 @@ def test_conditions_without_probability_are_refused(monkeypatch):
         sample_where(random_vae(bias=200.0), 10, allowed=CONDITION, generator=generator(), batch=1024)
     # A few lucky rows are not enough either: the pool must be worth several times the rows asked for.
     with pytest.raises(InputError, match="draws are worth"):
-        sample_where(
-            random_vae(bias=30.0, scale=6.0), 8000, allowed=CONDITION, generator=generator(), batch=1024
-        )
+        sample_where(random_vae(bias=30.0, scale=6.0), 8000, allowed=CONDITION, generator=generator(), batch=1024)
 
 
 @pytest.mark.parametrize(
@@ -140,9 +138,7 @@ def test_counts_out_of_range_are_refused(count, batch):
 
 
 def test_effective_size_of_equal_and_of_one_sided_weights():
-    assert models.conditional._effective_size(
-        torch.full((50,), -700.0, dtype=torch.float64)
-    ) == pytest.approx(50)
+    assert models.conditional._effective_size(torch.full((50,), -700.0, dtype=torch.float64)) == pytest.approx(50)
     lonely = torch.tensor([0.0, -1000.0, -1000.0], dtype=torch.float64)
     assert models.conditional._effective_size(lonely) == pytest.approx(1)
     assert models.conditional._effective_size(torch.tensor([float("-inf")] * 2)) == 0.0

@@ -97,6 +97,7 @@ def test_a_public_gradient_leaves_everything_as_it_was(loss):
 
 def test_free_steps_train_the_generator_every_few_calls_and_never_the_critic():
     family = gan(critic_steps=3)
+    trainable = [p.requires_grad for p in family.parameters()]
     critic, own = weights(family.critic), weights(family.generator)
     for parameter in family.critic.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -108,7 +109,20 @@ def test_free_steps_train_the_generator_every_few_calls_and_never_the_critic():
     assert moved == [False, False, True, False, False, True]
     assert unchanged(family.critic, critic)
     assert all(torch.equal(p.grad, torch.ones_like(p)) for p in family.critic.parameters())
-    assert all(p.requires_grad for p in family.parameters())
+    assert [p.requires_grad for p in family.parameters()] == trainable
+
+
+def test_label_shares_are_learnt_unless_they_are_public():
+    public = gan(label=2, class_shares=[3.0, 1.0], critic_steps=1)
+    learnt = gan(label=2, critic_steps=1)
+    for family, moves in ((public, False), (learnt, True)):
+        before = family.generator.label_logits.detach().clone()
+        family.free_steps(generator=generator())
+        assert torch.equal(family.generator.label_logits, before) != moves
+    learnt.initialise(generator=generator(1))
+    assert torch.equal(learnt.generator.label_logits, torch.zeros(2))
+    public.initialise(generator=generator(1))
+    assert torch.equal(public.generator.label_logits, torch.tensor([3.0, 1.0]).log())
 
 
 def test_new_weights_forget_the_optimiser():

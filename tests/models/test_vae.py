@@ -92,17 +92,17 @@ def test_the_divergence_is_that_of_two_normals():
     )
 
 
-@pytest.mark.parametrize("clip_norm", [1e6, 0.5])
+@pytest.mark.parametrize("clip_norm", [1e6, 3.0])
 def test_it_learns_a_table_of_three_columns(clip_norm):
     start = distance_to_toy(vae())
     assert start > 0.3
-    assert distance_to_toy(train(vae(), steps=150, clip_norm=clip_norm)) < 0.06
+    assert distance_to_toy(train(vae(), steps=300, rate=0.02, clip_norm=clip_norm)) < 0.06
 
 
 def test_the_factorised_decoder_has_no_dependencies_without_its_latent():
-    """The ablation: columns meet in the latent vector or not at all; the autoregressive decoder needs none."""
-    factorised = train(vae(decoder="factorised", kl_weight=50.0), steps=150)
-    autoregressive = train(vae(kl_weight=50.0), steps=150)
+    """The ablation: columns meet in the latent vector or not at all; the autoregressive decoder not."""
+    factorised = train(vae(decoder="factorised", kl_weight=50.0), steps=300, rate=0.02)
+    autoregressive = train(vae(kl_weight=50.0), steps=300, rate=0.02)
     drawn = factorised.draw(20_000, allowed={}, generator=generator())[0].double()
     assert float((torch.corrcoef(drawn.T) - torch.eye(3)).abs().max()) < 0.05
     assert distance_to_toy(factorised) > 0.25

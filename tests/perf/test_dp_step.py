@@ -24,9 +24,7 @@ def test_the_dense_twin_is_the_flagship():
     made = torch.Generator().manual_seed(0)
     codes = torch.stack([torch.randint(size, (50,), generator=made) for size in layout.cardinalities], dim=1)
     key = torch.Generator().manual_seed(1)
-    torch.testing.assert_close(
-        twin(codes, key.manual_seed(1)), model.unit_loss(codes, generator=key.manual_seed(1))
-    )
+    torch.testing.assert_close(twin(codes, key.manual_seed(1)), model.unit_loss(codes, generator=key.manual_seed(1)))
     norms = [
         clipped_gradient_sum(
             part, lambda loss=loss: loss(codes, generator=key.manual_seed(1)), units=None, clip_norm=0.5
@@ -44,9 +42,7 @@ def test_it_prints_flat_json(capsys):
         torch.set_num_threads(threads)
     assert status == 0
     result = json.loads(capsys.readouterr().out)
-    assert {"ratio", "plain_ms", "dense_ms", "dp_ms", "noise_ms", "batch", "columns", "parameters"} <= set(
-        result
-    )
+    assert {"ratio", "plain_ms", "dense_ms", "dp_ms", "noise_ms", "batch", "columns", "parameters"} <= set(result)
     assert result["batch"] == BATCH == 2048
     assert result["ratio"] == result["dp_ms"] / min(result["plain_ms"], result["dense_ms"])
     assert all(isinstance(value, int | float) for value in result.values())

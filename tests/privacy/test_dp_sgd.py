@@ -86,17 +86,19 @@ def frozen(module, *names):
     return module
 
 
+def two_layers():
+    return nn.Sequential(nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 2))
+
+
 def dense_networks():
     return {
-        "hidden": nn.Sequential(nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 2)),
+        "hidden": two_layers(),
         "no bias": nn.Sequential(nn.Linear(9, 5, bias=False), nn.Tanh(), nn.Linear(5, 2, bias=False)),
         "twice": Twice(),
         "wasteful": Wasteful(),
-        "frozen layer": frozen(
-            nn.Sequential(nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 2)), "0.weight", "0.bias"
-        ),
-        "frozen bias": frozen(nn.Sequential(nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 2)), "0.bias"),
-        "frozen weight": frozen(nn.Sequential(nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 2)), "2.weight"),
+        "frozen layer": frozen(two_layers(), "0.weight", "0.bias"),
+        "frozen bias": frozen(two_layers(), "0.bias"),
+        "frozen weight": frozen(two_layers(), "2.weight"),
         "in place": nn.Sequential(nn.Linear(9, 5), nn.ReLU(inplace=True), nn.Linear(5, 2)),
     }
 
@@ -155,9 +157,7 @@ def broken_twin(module, unit_loss, records, *, units, clip_norm, fault):
     """One backward pass per unit, with a fault planted."""
     counts = torch.tensor([units.tolist().count(unit) for unit in units.tolist()])
     if fault == "sum instead of mean":
-        return one_by_one(
-            module, lambda rows: unit_loss(rows) * len(rows), records, units=units, clip_norm=clip_norm
-        )
+        return one_by_one(module, lambda rows: unit_loss(rows) * len(rows), records, units=units, clip_norm=clip_norm)
     if fault == "records instead of units":
         units = torch.arange(len(records))
         assert counts.max() > 1
@@ -342,9 +342,7 @@ def test_layers_unknown_to_opacus_are_refused_with_a_remedy():
 def traces(module):
     """All attributes and hooks of a module, its parts and its parameters."""
     held = [*module.modules(), *module.parameters()]
-    hooks = [
-        (len(m._forward_hooks), len(m._backward_hooks), len(m._forward_pre_hooks)) for m in module.modules()
-    ]
+    hooks = [(len(m._forward_hooks), len(m._backward_hooks), len(m._forward_pre_hooks)) for m in module.modules()]
     return [sorted(vars(each)) for each in held], hooks, [m.training for m in module.modules()]
 
 

@@ -15,9 +15,7 @@ from privacy.dp_sgd import chunked_gradient_sum, clipped_gradient_sum, reference
 
 CARDINALITIES = (2, 3)
 ORDINARY = st.floats(-4.0, 4.0, width=32)
-EXTREME = st.sampled_from(
-    [0.0, -0.0, 1e38, -1e38, 3e38, 1e-38, 1e-45, 1e19, math.inf, -math.inf, math.nan, 1.0, -1.0]
-)
+EXTREME = st.sampled_from([0.0, -0.0, 1e38, -1e38, 3e38, 1e-38, 1e-45, 1e19, math.inf, -math.inf, math.nan, 1.0, -1.0])
 
 
 class Steep(nn.Module):
@@ -119,9 +117,7 @@ def test_the_reference_is_as_sensitive(example):
 def test_chunks_do_not_add_sensitivity(example, chunk):
     module, loss, rows, units, rest, clip_norm = example
     sums = [
-        chunked_gradient_sum(
-            module, lambda part: loss(module, part), r, units=u, clip_norm=clip_norm, chunk=chunk
-        )
+        chunked_gradient_sum(module, lambda part: loss(module, part), r, units=u, clip_norm=clip_norm, chunk=chunk)
         for r, u in ((rows, units), (rows[rest], units[rest]))
     ]
     assert float((sums[0] - sums[1]).norm()) <= clip_norm
@@ -180,9 +176,7 @@ def test_broken_twins_are_found_out(twin):
             return False
         return distance(twin, example) > 1.0 + 1e-6
 
-    found = find(
-        neighbours(name="critic"), broken, settings=settings(max_examples=3000, deadline=None, database=None)
-    )
+    found = find(neighbours(name="critic"), broken, settings=settings(max_examples=3000, deadline=None, database=None))
     assert distance(twin, found) > 1.0
 
 
@@ -204,9 +198,7 @@ def test_batch_norm_would_break_the_promise():
     sums = []
     for part in (slice(0, 8), slice(1, 8)):
         total = torch.zeros(4, dtype=torch.float64)
-        for layers in gradients_of_units(
-            module, lambda p=part: module(rows[p]).square().squeeze(1), units[part]
-        ):
+        for layers in gradients_of_units(module, lambda p=part: module(rows[p]).square().squeeze(1), units[part]):
             gradient = torch.cat(layers)
             total += gradient * clip_factors(gradient.norm(), 1.0)
         sums.append(total)
@@ -218,9 +210,7 @@ def test_duplicates_by_the_thousand_stay_under_the_clip_norm():
     module = nn.Linear(3, 1)
     row = torch.tensor([[0.1, 0.7, -1.3]])
     sums = [
-        clipped_gradient_sum(
-            module, lambda n=n: module(row.expand(n, 3)).squeeze(1) * 7.0, units=None, clip_norm=0.1
-        )
+        clipped_gradient_sum(module, lambda n=n: module(row.expand(n, 3)).squeeze(1) * 7.0, units=None, clip_norm=0.1)
         for n in (4096, 4095)
     ]
     moved = float((sums[0] - sums[1]).norm())
@@ -237,9 +227,7 @@ def test_the_order_of_records_has_no_influence(name, clip_norm):
     codes = torch.stack([torch.randint(size, (40,), generator=made) for size in (3, 4, 2)], dim=1)
     shuffled = codes[torch.randperm(40, generator=made)]
     sums = [
-        clipped_gradient_sum(
-            family.shared, lambda c=c: family_loss(family, c), units=None, clip_norm=clip_norm
-        )
+        clipped_gradient_sum(family.shared, lambda c=c: family_loss(family, c), units=None, clip_norm=clip_norm)
         for c in (codes, shuffled)
     ]
     torch.testing.assert_close(sums[0], sums[1], rtol=1e-4, atol=1e-5 * clip_norm)
