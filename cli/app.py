@@ -4,6 +4,7 @@ Nothing heavy is imported here or at the top of a command's file, so that ``--he
 answer at once: PyTorch, Arrow and Flower take seconds to import and are imported where the work begins.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -76,6 +77,9 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         Exit status.
     """
+    # Threads that spin while they wait make everything several times slower on a machine that is shared. PyTorch and
+    # scikit-learn read this when a command imports them.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         status = app(args=list(arguments), prog_name="cloister", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -77,7 +77,8 @@ def evaluate(
     }
     if output is not None:
         with new_file(output, force=force) as part:
-            part.write_text(found.to_html(**words), encoding="utf-8")
+            # A person reads the words; the same in numbers would stand there as JSON.
+            part.write_text(found.to_html(statement_lines=words["statement_lines"]), encoding="utf-8")
     if as_json:
         typer.echo(found.to_json(**words))
     else:

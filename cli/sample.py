@@ -1,7 +1,6 @@
 """``cloister sample``: synthetic records from a release."""
 
 import hashlib
-import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -107,9 +106,7 @@ def open_release(folder: Path, device: str) -> "Release":
         InputError: There is no such device.
         ReleaseError: The release is damaged, or none.
     """
-    # Threads that spin while they wait make drawing four times slower on a machine that is shared.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import torch  # slow to import; reads the line above
+    import torch  # slow to import
 
     from server.release import Release
 

@@ -7,7 +7,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy.secure_sum import (
-    KeyOffer,
     OfferList,
     RoundStart,
     SiteSession,
@@ -21,8 +20,8 @@ from privacy.secure_sum import (
 from privacy.secure_sum.keys import agree, public_key
 from privacy.secure_sum.masks import apply_masks
 from privacy.secure_sum.messages import ShareOf, agreement_of, sign
-from privacy.secure_sum.preparation import open_share, sealed_for, seed_commitment
-from privacy.secure_sum.round_masks import remaining_masks
+from privacy.secure_sum.preparation import RoundSecrets, open_share, sealed_for, seed_commitment
+from privacy.secure_sum.round_masks import remaining_masks, site_masks
 from protocol.errors import PrivacyError, WireError
 from protocol.randomness import SystemRandom
 
@@ -52,7 +51,7 @@ class MaliciousCoordinator:
         self.offers = {name: session.offer() for name, session in self.sites.items()}
         self.participants, self.agreement, self.refusals = sorted(SITES), "", []
         self.prepared, self.masked, self.starts, self.contexts = {}, {}, {}, {}
-        self.shares = {}  # (site, round) to {whose share: bytes}, of seeds and of mask keys alike
+        self.shares = {}  # (seed or key, site, round) to what whoever told of it
         self.private_keys = {}  # public mask key to private, of colluders and of sites that were made up
 
     def ask(self, what, *arguments, **named):
@@ -115,7 +114,9 @@ class MaliciousCoordinator:
             self.sites[name].reveal, UnmaskRequest(listed=listed, sealed=sealed, signatures=signatures)
         )
         for item in () if told is None else told.shares:
-            self._keep_share(item.site, listed.round, name, bytes.fromhex(item.share))
+            seeds = len(self.shares.get(("seed", item.site, listed.round), {}).keys() & {name})
+            kind = "seed" if item.site in listed.survivors and not seeds else "key"
+            self._keep_share(kind, item.site, listed.round, name, bytes.fromhex(item.share))
 
     def collude(self, number):
         """Colluders open whatever was sealed for them."""
@@ -129,55 +130,42 @@ class MaliciousCoordinator:
             self._sealed(sender, number, receiver), policy=self.policy, agreement=self.agreement,
             round_number=number, sender=sender, receiver=receiver, pair_secret=pair_secret,
         )  # fmt: skip
-        for half in (share.seed, share.mask_key):
-            self._keep_share(sender, number, receiver, half)
+        self._keep_share("seed", sender, number, receiver, share.seed)
+        self._keep_share("key", sender, number, receiver, share.mask_key)
 
     def seed(self, name, number):
         """The seed of a site's own mask, if enough shares are known."""
         key = self.prepared[name, number].key
         about = {"agreement": key.agreement, "round_number": number, "site": name}
-        return self._opened(
-            name, number, lambda secret: seed_commitment(secret, **about) == key.commitment
-        )
+        return self._opened("seed", name, number, lambda it: seed_commitment(it, **about) == key.commitment)
 
     def private_key(self, key):
         """The private half of a round key, if it is a colluder's, or enough shares are known."""
         if key.mask_key in self.private_keys:
             return self.private_keys[key.mask_key]
-        return self._opened(key.site, key.round, lambda secret: public_key(secret) == key.mask_key)
+        return self._opened("key", key.site, key.round, lambda it: public_key(it) == key.mask_key)
 
     def strip(self, name, number):
         """One site's vector, if all of its masks can be computed."""
-        if (name, number) not in self.masked or self.seed(name, number) is None:
+        seed = self.seed(name, number)
+        if (name, number) not in self.masked or seed is None:
             return None
-        start, own = self.starts[name, number], self.prepared[name, number].key
-        peers = [key for key in start.keys if key.site != name]
-        known = {key.site: self.private_key(key) for key in peers}
+        start, preparation = self.starts[name, number], self.prepared[name, number]
+        words, context = self.masked[name, number].vector.copy(), self.contexts[name, number]
         public = {key.site: key.mask_key for key in start.keys}
-        if self.private_key(own) is not None:
-            # With its own key all of a site's pair masks are known: its peers' roles are played by "dropped" ones.
-            return self._strip_with_own_key(name, number, public)
+        own = self.private_key(preparation.key)
+        if own is not None:
+            secrets = RoundSecrets(preparation=preparation, mask_key=own, seed=seed, own_share=b"")
+            masks = site_masks(secrets, public, context=context)
+            apply_masks(words, added=masks["subtracted"], subtracted=masks["added"])
+            return words.view(np.int32)
+        known = {key.site: self.private_key(key) for key in start.keys if key.site != name}
         if None in known.values():
             return None
-        words = self.masked[name, number].vector.copy()
         masks = remaining_masks(
-            seeds={name: self.seed(name, number)}, mask_keys=known, public_keys=public,
-            agreement=start.agreement, context=self.contexts[name, number],
-        )  # fmt: skip
+            seeds={name: seed}, mask_keys=known, public_keys=public, agreement=start.agreement, context=context
+        )
         apply_masks(words, **masks)
-        return words.view(np.int32)
-
-    def _strip_with_own_key(self, name, number, public):
-        words = self.masked[name, number].vector.copy()
-        about = {"agreement": self.starts[name, number].agreement, "context": self.contexts[name, number]}
-        others = {peer: b"" for peer in public if peer != name}
-        undone = remaining_masks(seeds={name: self.seed(name, number)}, mask_keys={}, public_keys=public, **about)
-        apply_masks(words, **undone)
-        key = self.private_key(self.prepared[name, number].key)
-        # What the site would have added, taken away.
-        pairs = remaining_masks(seeds=others, mask_keys={name: key}, public_keys=public, **about)
-        pairs["subtracted"] = pairs["subtracted"][len(others) :]  # without the peers' own masks
-        apply_masks(words, added=pairs["subtracted"], subtracted=pairs["added"])
         return words.view(np.int32)
 
     def sum_of_all(self, number):
@@ -221,19 +209,17 @@ class MaliciousCoordinator:
     def _sealed(self, sender, number, receiver):
         return sealed_for(self.prepared[sender, number], receiver, participants=self.participants)
 
-    def _keep_share(self, owner, number, teller, share):
-        self.shares.setdefault((owner, number), {}).setdefault(teller, set()).add(share)
+    def _keep_share(self, kind, owner, number, teller, share):
+        self.shares.setdefault((kind, owner, number), {})[teller] = share
 
-    def _opened(self, owner, number, right):
-        """Try the shares that are known: of whoever told two halves, one fits and the other does not."""
-        told = self.shares.get((owner, number), {})
-        for pick in (min, max):
-            pass
-        return _search(told, self.participants, self.policy.threshold, right)
-
-
-def _search(told, participants, threshold, right):
-    raise NotImplementedError
+    def _opened(self, kind, owner, number, right):
+        """A secret, if there are enough shares of it and they are right."""
+        told = self.shares.get((kind, owner, number), {})
+        if len(told) < self.policy.threshold:
+            return None
+        points = {self.participants.index(teller) + 1: share for teller, share in told.items()}
+        secret = shamir.open_shares(points, threshold=self.policy.threshold)
+        return secret if right(secret) else None
 
 
 @pytest.fixture
