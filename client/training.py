@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from privacy.dp_sgd import clipped_gradient_sum, parameter_count
+from privacy.dp_sgd import chunked_gradient_sum, parameter_count
 from privacy.plan import PrivacyPlan
 from privacy.sampling import UnitIndex
 from protocol.errors import RecordsError, WireError
@@ -64,10 +64,16 @@ class Trainer:
             rate=self._plan.study.privacy.sample_rate, random=random.child("sample")
         )
         codes = self._codes[torch.as_tensor(rows, device=self._device)]
-        generator = torch.Generator(self._device).manual_seed(random.child("latent").seed64() >> 1)
-        return clipped_gradient_sum(
+        seed = random.child("latent").seed64() >> 1
+
+        def unit_loss(part: torch.Tensor) -> torch.Tensor:
+            # Seeded alike for every chunk: a record's loss must not depend on which chunk it is in.
+            return self._module.unit_loss(part, generator=torch.Generator(self._device).manual_seed(seed))
+
+        return chunked_gradient_sum(
             self._module.shared,
-            lambda: self._module.unit_loss(codes, generator=generator),
+            unit_loss,
+            codes,
             units=torch.as_tensor(units, device=self._device) if self._by_person else None,
             clip_norm=self._plan.study.privacy.clip_norm,
         ).numpy()

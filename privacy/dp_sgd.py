@@ -83,7 +83,8 @@ def chunked_gradient_sum(
 
     Args:
         module: Holds the parameters.
-        unit_loss: Returns one loss per record, ``[m]``, of any slice ``[m, ...]`` of the records.
+        unit_loss: Returns one loss per record, ``[m]``, of any slice ``[m, ...]`` of the records. It must give a
+            record the same loss in any slice: where it takes a generator, seed it alike in every call.
         records: ``[n, ...]``.
         units: As for :func:`clipped_gradient_sum`.
         clip_norm: As for :func:`clipped_gradient_sum`.

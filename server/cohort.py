@@ -72,7 +72,8 @@ def gather_cohort(grid: Grid, study: Study) -> Cohort:
     """Wait until all sites of a study are connected and have introduced themselves.
 
     Raises:
-        FederationError: If too few sites come before the study's deadline, or one refuses.
+        FederationError: If too few sites come before the study's deadline, or one refuses, is no site, or has
+            another's name or key.
     """
     nodes = _wait_for_nodes(grid, study)
     hello = encode(Hello(study=study.hash, code=code_fingerprint()))
@@ -86,6 +87,10 @@ def gather_cohort(grid: Grid, study: Study) -> Cohort:
         if site.site in found:
             raise FederationError(
                 f"Two sites are named {site.site!r}.", remedy="Give every site its own name."
+            )
+        if site.public_key in keys.values():
+            raise FederationError(
+                f"Site {site.site!r} has the key of another site.", remedy="Make a key for every site."
             )
         found[site.site], keys[site.site] = node, site.public_key
     if len(found) < study.federation.quorum:
