@@ -22,9 +22,7 @@ def require_offer(offer: KeyOffer, *, policy: SumPolicy) -> None:
         policy.code,
         policy.cohort,
     ):
-        raise PrivacyError(
-            f"the offer of {offer.site} is for another run, study, code or cohort.", remedy=DIFFERS
-        )
+        raise PrivacyError(f"the offer of {offer.site} is for another run, study, code or cohort.", remedy=DIFFERS)
     policy.verify(offer.site, signature=offer.signature, signed=offer.signed_bytes())
 
 
@@ -44,9 +42,7 @@ def require_offers(offers: Sequence[KeyOffer], *, policy: SumPolicy, own: KeyOff
         require_offer(offer, policy=policy)
 
 
-def require_round(
-    start: RoundStart, *, policy: SumPolicy, participants: Sequence[str], own: RoundKey
-) -> None:
+def require_round(start: RoundStart, *, policy: SumPolicy, participants: Sequence[str], own: RoundKey) -> None:
     """Check that a round begins with enough sites of the run, each with its key of this very round.
 
     Raises:
@@ -56,9 +52,7 @@ def require_round(
     """
     sites = [key.site for key in start.keys]
     if sites != sorted(set(sites)) or not set(sites) <= set(participants):
-        raise PrivacyError(
-            f"the sites of round {start.round} are out of order or not in the run.", remedy=DIFFERS
-        )
+        raise PrivacyError(f"the sites of round {start.round} are out of order or not in the run.", remedy=DIFFERS)
     if own not in start.keys:
         raise PrivacyError("this site's own round key is missing or altered.", remedy=DIFFERS)
     policy.require_enough(len(sites), what=f"round {start.round}")

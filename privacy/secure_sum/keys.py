@@ -66,6 +66,4 @@ def open_sealed(key: bytes, sealed: bytes, *, about: list[str | int]) -> bytes:
     try:
         return ChaCha20Poly1305(key).decrypt(_NONCE, sealed, canonical_json(about))
     except InvalidTag as error:
-        raise WireError(
-            "a sealed share cannot be opened.", remedy="It was altered, or is not for this."
-        ) from error
+        raise WireError("a sealed share cannot be opened.", remedy="It was altered, or is not for this.") from error

@@ -14,9 +14,7 @@ _ZEROS = memoryview(bytes(4 * _CHUNK))
 _NONCE = bytes(16)  # a key makes one mask only, so that the nonce may stay zero
 
 
-def apply_masks(
-    words: NDArray[np.uint32], *, added: Sequence[bytes] = (), subtracted: Sequence[bytes] = ()
-) -> None:
+def apply_masks(words: NDArray[np.uint32], *, added: Sequence[bytes] = (), subtracted: Sequence[bytes] = ()) -> None:
     """Add and subtract keystreams in place, modulo 2^32.
 
     Args:
@@ -35,9 +33,7 @@ def apply_masks(
         array([0, 1, 2], dtype=uint32)
     """
     if words.dtype != np.uint32 or words.ndim != 1 or not words.flags.c_contiguous:
-        raise PrivacyError(
-            f"masks are for uint32 [d], not {words.dtype} {list(words.shape)}.", remedy="Convert it."
-        )
+        raise PrivacyError(f"masks are for uint32 [d], not {words.dtype} {list(words.shape)}.", remedy="Convert it.")
     plus = [_keystream(key) for key in added]
     minus = [_keystream(key) for key in subtracted]
     raw = bytearray(4 * _CHUNK)

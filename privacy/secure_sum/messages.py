@@ -1,9 +1,9 @@
 """What travels in a secure sum: frozen messages with one plain form, decoded by a closed table.
 
-Each has a flat form of text and whole numbers (`SumMessage.to_mapping`) for whatever transport carries it;
-the masked vector travels beside it as uint32. Whatever a site sends is signed with its identity over the
-message's type, all its fields and the hash of its vector. What the coordinator sends is not signed, because
-nothing rests on it: sites check every part themselves.
+Each has a flat form of text and whole numbers (`SumMessage.to_mapping`) for whatever transport carries it; the masked
+vector travels beside it as uint32. Whatever a site sends is signed with its identity over the message's type, all its
+fields and the hash of its vector. What the coordinator sends is not signed, because nothing rests on it: sites check
+every part themselves.
 
 ======================== ========================================== ==================================
 when                     coordinator to site                        site to coordinator

@@ -52,9 +52,7 @@ class SumPolicy:
     def __post_init__(self) -> None:
         for name in ("run", "study", "code"):
             if not _HASH.fullmatch(getattr(self, name)):
-                raise PrivacyError(
-                    f"{name} is {getattr(self, name)!r}.", remedy="Give 64 hexadecimal digits."
-                )
+                raise PrivacyError(f"{name} is {getattr(self, name)!r}.", remedy="Give 64 hexadecimal digits.")
         if not FEWEST_SITES <= len(self.roster) <= MOST_SITES:
             raise PrivacyError(
                 f"the roster has {len(self.roster)} sites.",
@@ -64,9 +62,7 @@ class SumPolicy:
             if not _NAME.fullmatch(site) or not _HASH.fullmatch(key):
                 raise PrivacyError(f"the roster's entry for {site!r} is malformed.", remedy=_APPROVE)
         if len(set(self.roster.values())) != len(self.roster):
-            raise PrivacyError(
-                "two sites of the roster have the same key.", remedy="Give each site its own key."
-            )
+            raise PrivacyError("two sites of the roster have the same key.", remedy="Give each site its own key.")
         if not FEWEST_SITES <= self.minimum_cohort <= len(self.roster):
             raise PrivacyError(
                 f"the minimum cohort is {self.minimum_cohort!r}.",
@@ -127,9 +123,7 @@ class SumPolicy:
         """
         key = self.roster.get(site)
         if key is None:
-            raise WireError(
-                f"{site!r} is not in the study's roster.", remedy="Somebody may have invented it."
-            )
+            raise WireError(f"{site!r} is not in the study's roster.", remedy="Somebody may have invented it.")
         try:
             Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(bytes.fromhex(signature), signed)
         except (InvalidSignature, ValueError) as error:

@@ -1,17 +1,19 @@
 """The two secrets of a site's round, and their shares.
 
-A site makes both secrets of a round ahead of it and deals them to all peers together with its vector of the
-round before, so that the steady state needs no exchange of its own for it:
+A site makes both secrets of a round ahead of it and deals them to all peers together with its vector of the round
+before, so that the steady state needs no exchange of its own for it:
 
 * the *seed* of its self-mask, opened if the site's vector counts;
 * the X25519 private key of its pair masks, opened if it does not.
 
-Pair masks come from fresh keys every round, rather than from one pair secret of the whole run, for the sake
-of drop-outs at different stages. If A never sends its vector and B sends one and then falls silent, B's mask
-with A must still be removed. Neither is left to tell it, so that it must have been shared in advance. A share
-of a run's secret would open all other rounds too; sharing a round's key of each pair would take n^2 shares
-per site; a round's private key takes n. It also gives forward secrecy: whoever takes a site over cannot
-unmask earlier rounds.
+Pair masks come from fresh keys every round, rather than from one pair secret of the whole run, for the sake of
+drop-outs at different stages. If A never sends its vector and B sends one and then falls silent, B's mask with A must
+still be removed. Neither is left to tell it, so that it must have been shared in advance. A share of a run's secret
+would open all other rounds too; sharing a round's key of each pair would take n^2 shares per site; a round's private
+key takes n.
+
+The key that seals shares lasts for the run. Whoever takes a site over during a run can therefore, together with the
+coordinator, unmask what that site sent earlier in the same run, but not in earlier runs, and no other site's vectors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -116,9 +118,7 @@ def require_shape(preparation: Preparation, *, participants: Sequence[str]) -> N
     """
     expected = 2 * SEALED_BYTES * (len(participants) - 1)
     if len(preparation.shares) != expected or digest(preparation.shares) != preparation.key.shares_hash:
-        raise WireError(
-            f"the shares of {preparation.key.site} are not what it signed.", remedy="Ask it again."
-        )
+        raise WireError(f"the shares of {preparation.key.site} are not what it signed.", remedy="Ask it again.")
 
 
 def sealed_for(preparation: Preparation, receiver: str, *, participants: Sequence[str]) -> str:
@@ -159,7 +159,5 @@ def _sealing_key(secret: bytes, agreement: str, round_number: int, sender: str, 
     return derive(secret, salt=agreement, purpose="sealed shares", about=[round_number, sender, receiver])
 
 
-def _about(
-    policy: SumPolicy, agreement: str, round_number: int, sender: str, receiver: str
-) -> list[str | int]:
+def _about(policy: SumPolicy, agreement: str, round_number: int, sender: str, receiver: str) -> list[str | int]:
     return [policy.run, agreement, round_number, sender, receiver]

@@ -57,9 +57,7 @@ def remaining_masks(
     return masks
 
 
-def _pair_masks(
-    private: bytes, site: str, peers: Mapping[str, str], *, agreement: str, context: str
-) -> MaskKeys:
+def _pair_masks(private: bytes, site: str, peers: Mapping[str, str], *, agreement: str, context: str) -> MaskKeys:
     masks = MaskKeys(added=[], subtracted=[])
     for peer, public in peers.items():
         pair = sorted((site, peer))

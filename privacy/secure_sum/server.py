@@ -65,13 +65,12 @@ class _Round:
 class ServerSession:
     """One run, as the coordinator sees it. Its memory is one vector, whatever the number of sites.
 
-    Once per run: `add_offer` for each, `close_offers`, `add_preparation` for each. Every round:
-    `start_round`, `add_masked` for each, `close_masking`; if `needs_signatures`, `add_signature` for each;
-    `unmask_requests`, `add_reveal` for each, `finish_round`. A site in `unprepared` was away: ask it to
-    prepare the next round.
+    Once per run: `add_offer` for each, `close_offers`, `add_preparation` for each. Every round: `start_round`,
+    `add_masked` for each, `close_masking`; if `needs_signatures`, `add_signature` for each; `unmask_requests`,
+    `add_reveal` for each, `finish_round`. A site in `unprepared` was away: ask it to prepare the next round.
 
-    What is wrong with one message raises WireError or PrivacyError and changes nothing: leave that site out.
-    What ends a round raises FederationError; another round may follow.
+    What is wrong with one message raises WireError or PrivacyError and changes nothing: leave that site out. What
+    ends a round raises FederationError; another round may follow.
 
     Args:
         policy: The same terms as at the sites.
@@ -110,9 +109,7 @@ class ServerSession:
         """Take what a site prepared for a round that has not begun."""
         key = preparation.key
         if key.site not in self._offers or key.round <= self._last_round:
-            raise WireError(
-                f"{key.site} prepared round {key.round} too late, or is not in the run.", remedy=_ASK
-            )
+            raise WireError(f"{key.site} prepared round {key.round} too late, or is not in the run.", remedy=_ASK)
         require_round_key(key, policy=self.policy, agreement=self._agreement, round_number=key.round)
         require_shape(preparation, participants=self._participants())
         self._prepared[key.site] = preparation

@@ -1,11 +1,11 @@
 """Threshold sharing of byte strings (Shamir 1979), byte by byte over GF(2^8).
 
-Why this field: a share is exactly as long as the secret, there is no big-integer arithmetic whose time
-depends on the secret, numpy does all bytes and all receivers at once, and 255 points are more than the 100
-sites that a federation may have. The field is that of AES (FIPS 197), x^8 + x^4 + x^3 + x + 1.
+Why this field: a share is exactly as long as the secret, there is no big-integer arithmetic whose time depends on the
+secret, numpy does all bytes and all receivers at once, and 255 points are more than the 100 sites that a federation
+may have. The field is that of AES (FIPS 197), x^8 + x^4 + x^3 + x + 1.
 
-Only points and Lagrange coefficients, which are public, are ever branched on; secret bytes are shifted and
-masked, and no table is indexed by them.
+Only points and Lagrange coefficients, which are public, are ever branched on; secret bytes are shifted and masked,
+and no table is indexed by them.
 
 Shares carry no proof: whoever opens a secret compares it with a public commitment to it.
 """
@@ -129,6 +129,4 @@ def _inverse(element: int) -> int:
 
 def _check_points(points: Sequence[int]) -> None:
     if len(set(points)) != len(points) or not all(1 <= point <= _MOST_POINTS for point in points):
-        raise PrivacyError(
-            "the points of shares are out of range or repeated.", remedy="Use each of 1 to 255 once."
-        )
+        raise PrivacyError("the points of shares are out of range or repeated.", remedy="Use each of 1 to 255 once.")

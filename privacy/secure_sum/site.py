@@ -43,9 +43,8 @@ _EARLIER = "Nothing was released. The coordinator must follow the protocol's ord
 class SiteSession:
     """One site in one run.
 
-    Not safe for two threads at once. Secrets are dropped as soon as they are not needed; Python cannot
-    promise that no copy stays in memory, so that a site's machine must not be swapped or dumped to where
-    others read.
+    Not safe for two threads at once. Secrets are dropped as soon as they are not needed; Python cannot promise that
+    no copy stays in memory, so that a site's machine must not be swapped or dumped to where others read.
 
     Args:
         policy: What the site insists on.
@@ -54,14 +53,10 @@ class SiteSession:
         random: Where all secrets come from.
     """
 
-    def __init__(
-        self, policy: SumPolicy, *, site: str, identity: Ed25519PrivateKey, random: RandomSource
-    ) -> None:
+    def __init__(self, policy: SumPolicy, *, site: str, identity: Ed25519PrivateKey, random: RandomSource) -> None:
         own = identity.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
         if policy.roster.get(site) != own:
-            raise PrivacyError(
-                f"the roster has another key for {site!r}, or none.", remedy="Ask for a new study."
-            )
+            raise PrivacyError(f"the roster has another key for {site!r}, or none.", remedy="Ask for a new study.")
         self.policy = policy
         self.site = site
         self._identity = identity
@@ -121,9 +116,7 @@ class SiteSession:
             round_number=round_number,
             site=self.site,
             participants=self._participants(),
-            pair_secrets={
-                peer: self._pair_secret(peer) for peer in self._participants() if peer != self.site
-            },
+            pair_secrets={peer: self._pair_secret(peer) for peer in self._participants() if peer != self.site},
             identity=self._identity,
             random=self._random,
         )
@@ -193,12 +186,8 @@ class SiteSession:
         opened = self._check_list(listed)
         if listed.dropped:
             require_signatures(listed, request.signatures, policy=self.policy)
-        if sorted(item.site for item in request.sealed) != [
-            site for site in opened.active if site != self.site
-        ]:
-            raise WireError(
-                "the sealed shares are not one of each peer.", remedy="The coordinator must send them."
-            )
+        if sorted(item.site for item in request.sealed) != [site for site in opened.active if site != self.site]:
+            raise WireError("the sealed shares are not one of each peer.", remedy="The coordinator must send them.")
         self._act_once(listed)
         shares = [ShareOf(site=self.site, share=opened.own_share.hex())]
         for item in request.sealed:
@@ -214,15 +203,13 @@ class SiteSession:
 
     def transcript(self) -> Transcript:
         """The signed evidence so far, for `compare_transcripts`."""
-        return Transcript.signed(
-            self._memory.entries, policy=self.policy, site=self.site, identity=self._identity
-        )
+        return Transcript.signed(self._memory.entries, policy=self.policy, site=self.site, identity=self._identity)
 
     def save(self) -> bytes:
         """What the site remembers, secrets included, for a process that ends between two messages.
 
-        Keep it readable by the site alone, write it before the answer leaves, and never keep two versions: a
-        site that goes back to an older one could mask a round twice.
+        Keep it readable by the site alone, write it before the answer leaves, and never keep two versions: a site
+        that goes back to an older one could mask a round twice.
         """
         return self._memory.to_bytes()
 

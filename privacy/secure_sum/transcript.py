@@ -69,9 +69,7 @@ class Transcript:
         """Chain and sign entries."""
         kept = tuple(entries)
         head = _head(kept, run=policy.run, study=policy.study, site=site)
-        return cls(
-            run=policy.run, study=policy.study, site=site, entries=kept, signature=identity.sign(head).hex()
-        )
+        return cls(run=policy.run, study=policy.study, site=site, entries=kept, signature=identity.sign(head).hex())
 
     def to_mapping(self) -> dict[str, object]:
         """Return the transcript as JSON's types."""
@@ -128,9 +126,7 @@ def compare_transcripts(transcripts: Sequence[Transcript], *, policy: SumPolicy)
         transcript.verify(policy=policy)
         for entry in transcript.entries:
             if entry.event in _SHARED:
-                told.setdefault((entry.round, entry.event), {}).setdefault(entry.hash, []).append(
-                    transcript.site
-                )
+                told.setdefault((entry.round, entry.event), {}).setdefault(entry.hash, []).append(transcript.site)
     return tuple(
         f"round {number}, {event.value}: " + " but ".join(
             f"{', '.join(sorted(set(sites)))} say {hash_[:12]}" for hash_, sites in sorted(versions.items())
@@ -153,11 +149,6 @@ def _entry(item: object) -> TranscriptEntry:
         raise WireError("an entry of a transcript is malformed.", remedy=_REMEDY)
     number, event, hash_ = item
     known = [member.value for member in TranscriptEvent]
-    if (
-        not isinstance(number, int)
-        or isinstance(number, bool)
-        or event not in known
-        or not isinstance(hash_, str)
-    ):
+    if not isinstance(number, int) or isinstance(number, bool) or event not in known or not isinstance(hash_, str):
         raise WireError("an entry of a transcript is malformed.", remedy=_REMEDY)
     return TranscriptEntry(round=number, event=TranscriptEvent(event), hash=hash_)

@@ -110,9 +110,7 @@ class MaliciousCoordinator:
             for key in self.starts[name, listed.round].keys
             if key.site != name
         )
-        told = self.ask(
-            self.sites[name].reveal, UnmaskRequest(listed=listed, sealed=sealed, signatures=signatures)
-        )
+        told = self.ask(self.sites[name].reveal, UnmaskRequest(listed=listed, sealed=sealed, signatures=signatures))
         for item in () if told is None else told.shares:
             seeds = len(self.shares.get(("seed", item.site, listed.round), {}).keys() & {name})
             kind = "seed" if item.site in listed.survivors and not seeds else "key"

@@ -54,7 +54,7 @@ def different_models(coordinator):
 
 
 def replay(coordinator):
-    """In two rounds each peer drops out once, so that its key of that round is opened; the target gets those keys again."""
+    """Each peer drops out of a round, so that its key of that round is opened; then the target gets these keys."""
     coordinator.agree_with_all()
     play_round(coordinator, 1, dropped=HONEST[:3])
     play_round(coordinator, 2, dropped=HONEST[3:])

@@ -6,8 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.app.error import Error
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 
 from client.approvals import Approvals
 from protocol.errors import FederationError
@@ -117,13 +116,10 @@ def test_who_answers_something_else_is_no_site(
 def test_an_error_of_flowers_is_no_introduction(tiny_study: MakeStudy, federation: Federation) -> None:
     study = tiny_study()
 
-    def broken(reply: Message) -> Message:
-        return Message(Error(code=0, reason="gone"), reply_to=reply) if reply.metadata.src_node_id == 3 else reply
+    def failed(reply: Message) -> Message:
+        if reply.metadata.src_node_id == 3:
+            reply.__dict__["_content"], reply.__dict__["_error"] = None, Error(code=0, reason="gone")
+        return reply
 
-    def relabelled(reply: Message) -> Message:
-        changed = broken(reply)
-        changed.metadata.__dict__["_reply_to_message_id"] = reply.metadata.reply_to_message_id
-        return changed
-
-    with federation(study, meddle=relabelled) as grid, pytest.raises(FederationError, match="1 of 2"):
+    with federation(study, meddle=failed) as grid, pytest.raises(FederationError, match="1 of 2"):
         gather_cohort(grid, study)

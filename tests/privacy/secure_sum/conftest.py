@@ -37,8 +37,7 @@ class Federation:
         random = DeterministicRandom(seed)
         self.names = [f"site-{i:02d}" for i in range(sites)]
         self.identities = {
-            name: Ed25519PrivateKey.from_private_bytes(random.child("identity", name).bytes(32))
-            for name in self.names
+            name: Ed25519PrivateKey.from_private_bytes(random.child("identity", name).bytes(32)) for name in self.names
         }
         roster = {name: key.public_key().public_bytes_raw().hex() for name, key in self.identities.items()}
         self.policy = SumPolicy(

@@ -99,9 +99,7 @@ def test_models_give_unrelated_masks(federation):
 
 
 def test_context_without_the_model_is_caught(federation, monkeypatch):
-    monkeypatch.setattr(
-        site_module, "round_context", lambda start, model: round_context(start, model="0" * len(model))
-    )
+    monkeypatch.setattr(site_module, "round_context", lambda start, model: round_context(start, model="0" * len(model)))
     first, second = masked_twice(federation, "a" * 64, "b" * 64)
     assert max(uniform_p_values(first - second)) < 1e-6
 
@@ -112,9 +110,7 @@ def test_rounds_give_unrelated_masks(federation):
     found, zeros = [], dict.fromkeys(world.names, np.zeros(SIZE, dtype=np.int64))
     for number in (1, 2):
         start = world.server.start_round(number, model="a" * 64)
-        messages = {
-            name: world.sites[name].mask(start, model="a" * 64, vector=zeros[name]) for name in world.names
-        }
+        messages = {name: world.sites[name].mask(start, model="a" * 64, vector=zeros[name]) for name in world.names}
         found.append(messages["site-01"].vector)
         for message in messages.values():
             world.server.add_masked(message)

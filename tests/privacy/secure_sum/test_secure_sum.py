@@ -40,9 +40,7 @@ def test_sum_is_the_plain_sum_whoever_drops_out(federation, case):
     at = {stage: [name for name, where in stages.items() if where == stage] for stage in STAGES}
     world.agree(absent=at["offering"], unprepared=at["preparing"])
     vectors = world.vectors(seed, extreme=extreme)
-    result = world.round(
-        1, vectors, silent=at["masking"], unsigning=at["signing"], unrevealing=at["revealing"]
-    )
+    result = world.round(1, vectors, silent=at["masking"], unsigning=at["signing"], unrevealing=at["revealing"])
     away = {*at["offering"], *at["preparing"], *at["masking"]}
     assert result.contributors == tuple(name for name in world.names if name not in away)
     assert result.vector.tolist() == plain_sum(vectors, result.contributors)
@@ -83,11 +81,13 @@ def test_losses_at_three_stages_of_one_round(federation, gone):
     assert result.vector.tolist() == plain_sum(vectors, result.contributors)
 
 
-def test_million_coordinates(federation):
-    world = federation(sites=5, coordinates=1_000_000)
+@pytest.mark.parametrize(("sites", "silent"), [(3, ()), (5, ("site-03",)), (12, ("site-00", "site-05"))])
+def test_million_coordinates(federation, sites, silent):
+    world = federation(sites=sites, coordinates=1_000_000)
     world.agree()
     vectors = world.vectors(7)
-    result = world.round(1, vectors, silent=["site-03"])
+    result = world.round(1, vectors, silent=silent)
+    assert len(result.contributors) == sites - len(silent)
     np.testing.assert_array_equal(result.vector, sum(vectors[name] for name in result.contributors))
 
 

@@ -87,9 +87,7 @@ def test_wrong_share_gives_another_secret():
     assert open_shares(shares | {2: b"wrong!"}, threshold=3) != b"secret"
 
 
-@pytest.mark.parametrize(
-    ("points", "threshold"), [([0, 1], 1), ([1, 256], 1), ([1, 1], 1), ([1, 2], 0), ([1, 2], 256)]
-)
+@pytest.mark.parametrize(("points", "threshold"), [([0, 1], 1), ([1, 256], 1), ([1, 1], 1), ([1, 2], 0), ([1, 2], 256)])
 def test_points_and_threshold_are_checked(points, threshold):
     with pytest.raises(PrivacyError):
         share(b"x", points=points, threshold=threshold, random=SystemRandom())

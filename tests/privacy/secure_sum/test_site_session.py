@@ -20,9 +20,7 @@ def world(federation):
 
 
 def restored(world, name, saved):
-    return SiteSession.restore(
-        saved, world.policy, site=name, identity=world.identities[name], random=SystemRandom()
-    )
+    return SiteSession.restore(saved, world.policy, site=name, identity=world.identities[name], random=SystemRandom())
 
 
 def test_identity_must_be_the_rosters(world):
