@@ -3,7 +3,7 @@
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client.door import answer, contribute, introduce
+from client.door import answer, contribute, introduce, take_turn
 from client.site import locate_site
 
 app = ClientApp()
@@ -25,3 +25,9 @@ def gradients(message: Message, context: Context) -> Message:
 def updates(message: Message, context: Context) -> Message:
     """Contribute the change of the weights after local private training."""
     return answer(message, lambda: locate_site(context), contribute)
+
+
+@app.query("sum")
+def secure_sum(message: Message, context: Context) -> Message:
+    """Take a turn in a secure sum."""
+    return answer(message, lambda: locate_site(context), take_turn)

@@ -14,9 +14,12 @@ from flwr.app import Message
 from numpy.typing import NDArray
 
 from client.site import Site
+from client.sum_member import member_session
 from privacy.ceiling import Ceiling
 from privacy.ledger import Entry
 from privacy.plan import PrivacyPlan
+from privacy.secure_sum import MaskedInput, OfferList, RoundStart, SurvivorList, UnmaskRequest
+from privacy.secure_sum.messages import SumMessage
 from protocol.errors import (
     ApprovalError,
     BudgetError,
@@ -35,12 +38,14 @@ from protocol.messages import (
     Refusal,
     RefusalReason,
     RoundRequest,
+    SumTurn,
     decode,
     encode,
     is_finite,
     vector_hash,
 )
-from protocol.terms import ContributionKind
+from protocol.terms import ContributionKind, Trust
+from strategies.sum_wire import read_sum, sum_kind, turn, with_sum, without_sum
 
 _LOGGER = logging.getLogger("cloister.site")
 
@@ -54,9 +59,7 @@ _REASONS: tuple[tuple[type[CloisterError], RefusalReason], ...] = (
 )
 
 
-def answer(
-    message: Message, site_of: Callable[[], Site], respond: Callable[[Site, Message], Message]
-) -> Message:
+def answer(message: Message, site_of: Callable[[], Site], respond: Callable[[Site, Message], Message]) -> Message:
     """Return what ``respond`` makes of a message, or a refusal that says nothing but its kind."""
     try:
         return respond(site_of(), message)
@@ -77,15 +80,13 @@ def introduce(site: Site, message: Message) -> Message:
     if hello.code != code_fingerprint():
         _LOGGER.warning("the coordinator runs code %s, this site %s", hello.code, code_fingerprint())
         return Message(encode(Refusal(reason=RefusalReason.CODE)), reply_to=message)
-    introduction = Introduction(
-        study=study.hash, code=code_fingerprint(), site=site.name, public_key=site.public_key
-    )
+    introduction = Introduction(study=study.hash, code=code_fingerprint(), site=site.name, public_key=site.public_key)
     return Message(encode(introduction), reply_to=message)
 
 
 def contribute(site: Site, message: Message) -> Message:
     """Take part in one round."""
-    request = decode(message.content, RoundRequest)
+    request = decode(without_sum(message.content), RoundRequest)
     study = site.approvals.study(request.study)
     plan = site.plan(study)
     site.policy.check(plan)
@@ -102,9 +103,7 @@ def contribute(site: Site, message: Message) -> Message:
     mechanism = plan.step_mechanism(trainer.dimension)
     random = site.random(study, run=request.run, number=request.round)
     if plan.private and not random.private:
-        raise PrivacyError(
-            "The study promises privacy and the noise is not secret.", remedy="Report this defect."
-        )
+        raise PrivacyError("The study promises privacy and the noise is not secret.", remedy="Report this defect.")
     entry = _charge(site, plan, request)
     if request.kind is ContributionKind.GRADIENTS:
         exact = trainer.gradient_sum(request.vector, random=random)
@@ -112,7 +111,33 @@ def contribute(site: Site, message: Message) -> Message:
     else:
         change = trainer.local_update(request.vector, random=random)
         vector = plan.update_grid(trainer.dimension).quantise(change)
-    return _send(site, request, entry=entry, vector=vector.astype(np.int32), message=message)
+    words = vector.astype(np.int32)
+    if study.privacy.trust is Trust.NONE:
+        return _send(site, request, entry=entry, vector=words, message=message)
+    session = member_session(site, study, run=request.run)
+    start = read_sum(message.content, RoundStart)
+    masked = session.mask(start, model=vector_hash(request.vector), vector=words)
+    words = masked.vector.view(np.int32)
+    return _send(site, request, entry=entry, vector=words, message=message, masked=masked)
+
+
+def take_turn(site: Site, message: Message) -> Message:
+    """Take a turn in a secure sum: keys, preparation, survivors, shares. No record is involved."""
+    asked = decode(without_sum(message.content), SumTurn)
+    study = site.approvals.study(asked.study)
+    site.policy.check(site.plan(study))
+    session = member_session(site, study, run=asked.run)
+    kind = sum_kind(message.content)
+    told: SumMessage
+    if kind is None:
+        told = session.offer() if not session.agreed else session.prepare(asked.round)
+    elif kind is OfferList:
+        told = session.accept_offers(read_sum(message.content, OfferList))
+    elif kind is SurvivorList:
+        told = session.sign_survivors(read_sum(message.content, SurvivorList))
+    else:
+        told = session.reveal(read_sum(message.content, UnmaskRequest))
+    return Message(turn(told, study=study.hash, run=asked.run), reply_to=message)
 
 
 def _charge(site: Site, plan: PrivacyPlan, request: RoundRequest) -> Entry | None:
@@ -122,18 +147,22 @@ def _charge(site: Site, plan: PrivacyPlan, request: RoundRequest) -> Entry | Non
     """
     if plan.round_event is None:
         return None
-    ceiling = Ceiling(
-        epsilon=site.policy.epsilon, delta=site.policy.delta, relation=plan.study.privacy.relation
-    )
+    ceiling = Ceiling(epsilon=site.policy.epsilon, delta=site.policy.delta, relation=plan.study.privacy.relation)
     return site.ledger.charge(
         study=request.study, run=request.run, round=request.round, event=plan.round_event, ceiling=ceiling
     )
 
 
 def _send(
-    site: Site, request: RoundRequest, *, entry: Entry | None, vector: NDArray[np.int32], message: Message
+    site: Site,
+    request: RoundRequest,
+    *,
+    entry: Entry | None,
+    vector: NDArray[np.int32],
+    message: Message,
+    masked: MaskedInput | None = None,
 ) -> Message:
-    """Sign and wrap."""
+    """Sign and wrap; what is masked takes the secure sum's part with it."""
     unsigned = Contribution(
         study=request.study,
         run=request.run,
@@ -146,5 +175,5 @@ def _send(
         vector=vector,
     )
     signature = site.key.sign(unsigned.signed_bytes()).hex()
-    signed = Contribution(**{**vars(unsigned), "signature": signature})
-    return Message(encode(signed), reply_to=message)
+    record = encode(Contribution(**{**vars(unsigned), "signature": signature}))
+    return Message(record if masked is None else with_sum(record, masked), reply_to=message)

@@ -37,6 +37,7 @@ from client.policy import Policy
 from client.training import Trainer
 from privacy.ledger import Ledger
 from privacy.plan import PrivacyPlan
+from privacy.secure_sum import SiteSession
 from protocol.errors import InputError, RecordsError
 from protocol.randomness import DeterministicRandom, RandomSource, SystemRandom
 from protocol.study import Study
@@ -71,6 +72,7 @@ class Site:
         ledger: The book of its data set.
         key: Signs what leaves.
         device: Where to compute.
+        sessions: Secure sums under way, by study and run.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Site:
     records: Records | None = None
     share: Mapping[str, Any] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    sessions: dict[tuple[str, str], SiteSession] = field(default_factory=dict, init=False)
     _trainers: dict[str, Trainer] = field(default_factory=dict, init=False)
     _plans: dict[str, PrivacyPlan] = field(default_factory=dict, init=False)
 
@@ -124,9 +127,7 @@ class Site:
         schema = study_schema(study)
         if self.records is not None:
             if self.records.schema != schema:
-                raise RecordsError(
-                    f"{self.name}: records of another schema.", remedy="Encode them by the study's."
-                )
+                raise RecordsError(f"{self.name}: records of another schema.", remedy="Encode them by the study's.")
             return self.records
         if self.location is None:
             raise InputError(f"{self.name}: no data source.", remedy="Give data.location in site.toml.")
@@ -240,9 +241,7 @@ def resident(sites: Mapping[str, Site]) -> Iterator[list[dict[str, Any]]]:
     """
     taken = sorted(set(sites) & set(_residents))
     if taken:
-        raise InputError(
-            f"Sites named {taken} live in this process already.", remedy="Run one study at a time."
-        )
+        raise InputError(f"Sites named {taken} live in this process already.", remedy="Run one study at a time.")
     _residents.update(sites)
     try:
         yield [{_RESIDENT: name} for name in sites]

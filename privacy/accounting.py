@@ -114,14 +114,10 @@ def tally(events: Sequence[NoisyRelease], relation: Relation) -> dict[tuple[floa
         AccountingError: If something is no event, units differ, or an event does not hold under the relation.
     """
     if not isinstance(relation, Relation):
-        raise AccountingError(
-            f"relation is {relation!r}, not a Relation.", remedy="Use protocol.terms.Relation."
-        )
+        raise AccountingError(f"relation is {relation!r}, not a Relation.", remedy="Use protocol.terms.Relation.")
     for event in events:
         if not isinstance(event, NoisyRelease):
-            raise AccountingError(
-                f"{type(event).__name__} is not an event.", remedy="Account for NoisyRelease only."
-            )
+            raise AccountingError(f"{type(event).__name__} is not an event.", remedy="Account for NoisyRelease only.")
         if event.relation is Relation.REPLACE_ONE and relation is Relation.ADD_REMOVE:
             raise AccountingError(
                 "An event bounded under replace_one says nothing under add_remove.",
@@ -152,18 +148,14 @@ def fourier_of_tally(counts: Tally, *, delta: float, relation: Relation) -> floa
     """The fast, centred epsilon of grouped events: for searches only, never reported by itself."""
     _check_delta_range(delta)
     steps = _steps(counts)
-    return max(
-        (fourier_epsilon(steps, way, delta=delta) for way in _DIRECTIONS[relation] if steps), default=0.0
-    )
+    return max((fourier_epsilon(steps, way, delta=delta) for way in _DIRECTIONS[relation] if steps), default=0.0)
 
 
 def renyi_of_tally(counts: Tally, *, delta: float, relation: Relation) -> float:
     """The fastest upper bound on the epsilon of grouped events: for admission only, never reported alone."""
     _check_delta_range(delta)
     steps = _steps(counts)
-    return max(
-        (renyi_epsilon(steps, way, delta=delta) for way in _DIRECTIONS[relation] if steps), default=0.0
-    )
+    return max((renyi_epsilon(steps, way, delta=delta) for way in _DIRECTIONS[relation] if steps), default=0.0)
 
 
 def agreement_margin(value: float) -> float:
@@ -229,9 +221,7 @@ _GOOGLE = {
 
 def _checked_size(public_size: int) -> int:
     if isinstance(public_size, bool) or not isinstance(public_size, int) or public_size < 1:
-        raise AccountingError(
-            f"public_size is {public_size!r}, not a positive integer.", remedy="State a public size."
-        )
+        raise AccountingError(f"public_size is {public_size!r}, not a positive integer.", remedy="State a public size.")
     return public_size
 
 
@@ -291,9 +281,7 @@ def _renyi(steps: tuple[Step, ...], delta: float, relation: Relation) -> float:
     accountant = RdpAccountant(orders=_INTEGER_ORDERS, neighboring_relation=_GOOGLE[relation])
     for step in steps:
         gaussian = dp_event.GaussianDpEvent(step.noise_multiplier)
-        sampled = (
-            dp_event.PoissonSampledDpEvent(step.sample_rate, gaussian) if step.sample_rate < 1.0 else gaussian
-        )
+        sampled = dp_event.PoissonSampledDpEvent(step.sample_rate, gaussian) if step.sample_rate < 1.0 else gaussian
         accountant.compose(sampled, step.count)
     return min(bound, float(accountant.get_epsilon(delta)))
 
@@ -312,9 +300,7 @@ def _pld_epsilon(steps: tuple[Step, ...], delta: float, relation: Relation, disc
 
 
 @lru_cache(maxsize=64)
-def _step_distribution(
-    noise_multiplier: float, sample_rate: float, relation: Relation, discretisation: float
-) -> Any:
+def _step_distribution(noise_multiplier: float, sample_rate: float, relation: Relation, discretisation: float) -> Any:
     """Privacy loss distribution of one step, by connect-the-dots: an upper bound at every epsilon."""
     return privacy_loss_distribution.from_gaussian_mechanism(
         standard_deviation=noise_multiplier,
@@ -333,9 +319,7 @@ def _discretisation(steps: tuple[Step, ...], relation: Relation, rough_epsilon: 
     """
     way = _DIRECTIONS[relation][0]
     total = sum(step.count for step in steps)
-    variances = (
-        step.count * step_spread(step.noise_multiplier, step.sample_rate, way) ** 2 for step in steps
-    )
+    variances = (step.count * step_spread(step.noise_multiplier, step.sample_rate, way) ** 2 for step in steps)
     spread = math.sqrt(math.fsum(variances) / total)
     fine = spread * min(1.0, 0.2 * math.sqrt(max(1.0, 1.0 / max(rough_epsilon, 1e-3))))
     reach = max(_loss_reach(step, relation) for step in steps)

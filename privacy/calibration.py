@@ -67,9 +67,7 @@ def _calibrate(target: float, delta: float, sample_rate: float, steps: int, rela
         noise = max(_LEAST_NOISE, noise * correction ** (1.0 / slope))
     if kept < _MOST_NOISE:
         return kept
-    raise AccountingError(
-        f"No noise was found for epsilon {target} at delta {delta}.", remedy="Choose another target."
-    )
+    raise AccountingError(f"No noise was found for epsilon {target} at delta {delta}.", remedy="Choose another target.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,22 +76,14 @@ class NoisyRelease:
     def __post_init__(self) -> None:
         for name, kind in _ENUMS.items():
             if not isinstance(getattr(self, name), kind):
-                raise AccountingError(
-                    f"{name} is {getattr(self, name)!r}, not a {kind.__name__}.", remedy=_REMEDY
-                )
+                raise AccountingError(f"{name} is {getattr(self, name)!r}, not a {kind.__name__}.", remedy=_REMEDY)
         for name, low, high in (
             ("noise_multiplier", _LEAST_NOISE, _MOST_NOISE),
             ("sample_rate", _LEAST_RATE, 1.0),
         ):
             object.__setattr__(self, name, _number(name, getattr(self, name), low, high))
-        if (
-            isinstance(self.count, bool)
-            or not isinstance(self.count, int)
-            or not 1 <= self.count <= _MOST_COUNT
-        ):
-            raise AccountingError(
-                f"count is {self.count!r}, not an integer from 1 to {_MOST_COUNT}.", remedy=_REMEDY
-            )
+        if isinstance(self.count, bool) or not isinstance(self.count, int) or not 1 <= self.count <= _MOST_COUNT:
+            raise AccountingError(f"count is {self.count!r}, not an integer from 1 to {_MOST_COUNT}.", remedy=_REMEDY)
         if self.sampler is Sampler.ALL and self.sample_rate != 1.0:
             raise AccountingError(
                 f"sample_rate is {self.sample_rate} but the sampler takes all.",

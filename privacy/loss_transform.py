@@ -109,9 +109,7 @@ def step_spread(noise_multiplier: float, sample_rate: float, direction: Directio
 @lru_cache(maxsize=256)
 def _renyi_curve(noise_multiplier: float, sample_rate: float, direction: Direction) -> FloatArray:
     """Cumulant function of one step's loss at `_TILTS`; infinite where the quadrature does not reach."""
-    composition = _Composition(
-        (Step(noise_multiplier=noise_multiplier, sample_rate=sample_rate, count=1),), direction
-    )
+    composition = _Composition((Step(noise_multiplier=noise_multiplier, sample_rate=sample_rate, count=1),), direction)
     curve = np.full_like(_TILTS, np.inf)
     for index in np.flatnonzero(composition.most_tilt >= _TILTS):
         curve[index] = composition.cumulant(float(_TILTS[index]))[0]

@@ -12,8 +12,9 @@ from privacy.calibration import calibrate_noise_multiplier
 from privacy.events import Mechanism, NoisyRelease
 from privacy.mechanisms.gaussian import GaussianMechanism, NoNoise
 from privacy.mechanisms.grid import IntegerGrid
+from privacy.shares import NoiseShares
 from protocol.study import Study
-from protocol.terms import ContributionKind, NoiseOrigin, Sampler
+from protocol.terms import ContributionKind, NoiseOrigin, Sampler, Trust
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,17 +83,51 @@ class PrivacyPlan:
         """The public divisor of a step at one site: an equal share."""
         return self.expected_units / self.study.federation.sites
 
+    @cached_property
+    def shares(self) -> NoiseShares | None:
+        """How the noise is placed over the sites; None where each adds the whole.
+
+        Local training adds the whole noise at every step, whatever the trust: its steps are summed at no one.
+
+        Raises:
+            StudyError: If the sites are too few for the stated drop-outs and colluders.
+        """
+        terms, federation = self.study.privacy, self.study.federation
+        if terms.trust is not Trust.SUM:
+            return None
+        return NoiseShares(
+            noise_multiplier=self.noise_multiplier,
+            sites=federation.sites,
+            dropouts=federation.dropouts,
+            colluders=federation.colluders,
+        )
+
+    @property
+    def contributors(self) -> int:
+        """Most contributions that are added up before anybody can read them: the word must hold their sum."""
+        return self.study.federation.sites if self.study.privacy.trust is Trust.SUM else 1
+
     def step_mechanism(self, dimension: int) -> GaussianMechanism | NoNoise:
         """Return what bounds and blurs the sum of one step's clipped gradients, ``[dimension]``."""
+        shared = self.shares is not None and self.study.training.strategy is ContributionKind.GRADIENTS
+        multiplier = self.noise_multiplier
+        if shared and self.shares is not None:
+            multiplier = self.shares.share_multiplier
         grid = IntegerGrid.fit(
             clip_norm=self.study.privacy.clip_norm,
             dimension=dimension,
-            expected_units=max(1.0, self.expected_units),
-            noise_multiplier=self.noise_multiplier,
+            expected_units=max(1.0, self.expected_units / self.contributors),
+            noise_multiplier=multiplier,
+            contributors=self.contributors if shared else 1,
         )
-        if self.noise_multiplier == 0:
+        if multiplier == 0:
             return NoNoise(grid=grid)
-        return GaussianMechanism(grid=grid, noise_multiplier=self.noise_multiplier)
+        mechanism = GaussianMechanism(grid=grid, noise_multiplier=multiplier)
+        if shared and self.shares is not None:
+            self.shares.check_grid(
+                sigma=mechanism.sigma, dimension=dimension, steps=self.study.training.rounds, delta=self.delta
+            )
+        return mechanism
 
     def update_grid(self, dimension: int) -> IntegerGrid:
         """Return the grid on which a site's change of the weights, already noised, is sent."""
@@ -101,6 +136,7 @@ class PrivacyPlan:
             dimension=dimension,
             expected_units=1.0,
             noise_multiplier=0.0,
+            contributors=self.contributors,
         )
 
 

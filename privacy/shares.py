@@ -9,6 +9,11 @@ Gaussian Mechanism for Federated Learning with Secure Aggregation") bound the la
 coordinate, by 10 * sum_{k=1}^{n-1} exp(-2 pi^2 sigma^2 k / (k + 1)), with sigma the share's scale in grid steps. On
 grids of 2^10 steps and more this is smaller than any number a computer holds; :meth:`NoiseShares.log10_excess` says
 how small, and a plan whose excess could be noticed is refused.
+
+A site clamps its noisy coordinates to the limit of the grid, so that the sum fits the word. Clamping before the sum is
+not post-processing of the sum; but the grid leaves ten standard deviations of noise beyond any sum of gradients that
+it expects, so that it happens with a probability below 2e-23 per coordinate. All of it together must stay below a
+thousandth of delta.
 """
 
 import math
@@ -18,6 +23,8 @@ from protocol.errors import PrivacyError, StudyError
 
 FEWEST_SITES = 5
 _NOTICEABLE_LOG10 = -30.0
+_CLAMP_PROBABILITY = 2e-23  # two-sided tail of ten standard deviations: 1.5e-23
+_NEGLIGIBLE_SHARE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +97,24 @@ class NoiseShares:
         terms = max(1, self.sites - 1)
         return (slowest + math.log(20.0 * terms * dimension)) / math.log(10.0)
 
-    def check_grid(self, *, sigma: float, dimension: int) -> None:
+    def check_grid(self, *, sigma: float, dimension: int, steps: int, delta: float) -> None:
         """Refuse a grid on which the sum of shares is noticeably not a discrete Gaussian.
 
+        Args:
+            sigma: Scale of one share in grid steps.
+            dimension: Coordinates of a contribution.
+            steps: Number of contributions of a site in the whole study.
+            delta: The delta of the promise.
+
         Raises:
-            PrivacyError: If a step could cost more than 1e-30 beyond what is accounted for.
+            PrivacyError: If a step could cost more than 1e-30 beyond what is accounted for, or clamping more than a
+                thousandth of delta.
         """
+        clamped = _CLAMP_PROBABILITY * self.sites * dimension * steps
+        if clamped > _NEGLIGIBLE_SHARE * delta:
+            raise PrivacyError(
+                f"clamping of shares may add {clamped:.1e} to delta = {delta:.1e}.", remedy="Use a larger delta."
+            )
         excess = self.log10_excess(sigma=sigma, dimension=dimension)
         if excess > _NOTICEABLE_LOG10:
             raise PrivacyError(

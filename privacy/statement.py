@@ -55,10 +55,7 @@ class Statement:
             numbers = (check.pld, check.fourier, check.renyi, check.delta, check.discretisation)
             if not all(isinstance(number, float) and 0.0 <= number < math.inf for number in numbers):
                 raise AccountingError("The statement holds a number that is no number.", remedy=_REMEDY)
-        if (
-            self.replace_one.relation is not Relation.REPLACE_ONE
-            or self.replace_one.delta != self.check.delta
-        ):
+        if self.replace_one.relation is not Relation.REPLACE_ONE or self.replace_one.delta != self.check.delta:
             raise AccountingError("The statement's two epsilons are not for one delta.", remedy=_REMEDY)
         if any(event.unit is not self.unit for event in self.events):
             raise AccountingError(f"The statement's events do not protect a {self.unit}.", remedy=_REMEDY)
@@ -126,9 +123,7 @@ class Statement:
         """
         kinds = {(one.delta, one.relation, one.unit, one.trust) for one in statements}
         if len(kinds) != 1:
-            raise AccountingError(
-                f"{len(kinds)} kinds of statement cannot be made one.", remedy="Ask all sites alike."
-            )
+            raise AccountingError(f"{len(kinds)} kinds of statement cannot be made one.", remedy="Ask all sites alike.")
         worst = max(statements, key=lambda one: one.epsilon)
         return replace(
             worst,
@@ -249,9 +244,7 @@ class Statement:
         """
         version = mapping.get("version") if isinstance(mapping, Mapping) else None
         if isinstance(version, bool) or version != STATEMENT_VERSION:
-            raise AccountingError(
-                f"The statement has version {version!r}, not {STATEMENT_VERSION}.", remedy=_REMEDY
-            )
+            raise AccountingError(f"The statement has version {version!r}, not {STATEMENT_VERSION}.", remedy=_REMEDY)
         if set(mapping) != _FIELDS:
             odd = sorted(map(str, set(mapping) ^ _FIELDS))
             raise AccountingError(f"The statement's fields {odd} are unknown or missing.", remedy=_REMEDY)

@@ -52,9 +52,7 @@ def meaning(check: CrossCheck, unit: str) -> list[str]:
     """What the guarantee bounds, exactly, in words."""
     advantage = most_advantage(check.pld, check.delta)
     change = (
-        "with it as without it"
-        if check.relation is Relation.ADD_REMOVE
-        else "with it as with another in its place"
+        "with it as without it" if check.relation is Relation.ADD_REMOVE else "with it as with another in its place"
     )
     lines = [
         f"Whatever somebody knows beforehand, any conclusion they can draw about a {unit} is at most"

@@ -1,4 +1,4 @@
-"""Everything that travels between coordinator and site: five frozen messages, decoded by a closed table.
+"""Everything that travels between coordinator and site: six frozen messages, decoded by a closed table.
 
 On the wire a message is a Flower ``RecordDict`` with one ``ConfigRecord`` named ``header`` and, where it
 carries numbers, one ``ArrayRecord`` named ``vector`` that holds one one-dimensional array. Nothing else is
@@ -124,6 +124,21 @@ class Contribution:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SumTurn:
+    """Either way: one turn of a secure sum, whose own message rides beside this one.
+
+    Attributes:
+        study: Hash of the study.
+        run: Identifier of the run.
+        round: The round that a site is asked to prepare, where nothing rides beside; 1 otherwise.
+    """
+
+    study: str
+    run: str
+    round: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class Refusal:
     """Site to coordinator: nothing, and the kind of reason.
 
@@ -134,7 +149,7 @@ class Refusal:
     reason: RefusalReason
 
 
-WireMessage = Hello | Introduction | RoundRequest | Contribution | Refusal
+WireMessage = Hello | Introduction | RoundRequest | Contribution | SumTurn | Refusal
 _First = TypeVar("_First", bound=WireMessage)
 _Second = TypeVar("_Second", bound=WireMessage)
 
@@ -143,6 +158,7 @@ _TYPES: dict[str, type[Any]] = {
     "introduction": Introduction,
     "round-request": RoundRequest,
     "contribution": Contribution,
+    "sum-turn": SumTurn,
     "refusal": Refusal,
 }
 _WORDS = {kind: word for word, kind in _TYPES.items()}

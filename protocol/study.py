@@ -5,19 +5,22 @@ approved; a message names a study by its hash and can change nothing in it.
 """
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn, Self, TypeVar, get_args
+from typing import Any, NoReturn, Self, TypeVar, get_args, get_origin
 
 from protocol.digest import canonical_json, digest
 from protocol.errors import StudyError, WireError
 from protocol.terms import ContributionKind, NoiseOrigin, Relation, Trust, Unit
 
 STUDY_VERSION = 1
+_SITE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_KEY = re.compile(r"[0-9a-f]{64}")
 
 Section = TypeVar("Section")
 
@@ -148,8 +151,6 @@ class PrivacyTerms:
                 "replace_one",
                 "Use add_remove; the statement prints replace-one beside it.",
             )
-        if self.trust is Trust.SUM:
-            _refuse("privacy.trust", "sum", 'There is no secure sum in this version: use "none".')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,13 +161,20 @@ class FederationTerms:
         sites: Number of sites.
         public_records: Publicly known order of magnitude of the units of the whole federation. It sets
             divisors and the default delta; it is never counted.
-        minimum_sites: Fewest contributions that make a round; None for all.
+        minimum_sites: Fewest contributions that make a round; None for all (under ``trust = "sum"``, for all but
+            the stated drop-outs).
+        dropouts: Sites that may be missing from a secure sum without its noise falling below the promise.
+        colluders: Sites that may side with the coordinator without the noise falling below the promise.
+        roster: Ed25519 public key of each site by its name, hexadecimal; needed under ``trust = "sum"``.
         deadline: Seconds that a round waits for its sites.
     """
 
     sites: int
     public_records: int
     minimum_sites: int | None = None
+    dropouts: int = 0
+    colluders: int = 0
+    roster: Mapping[str, str] | None = None
     deadline: float = 600.0
 
     def __post_init__(self) -> None:
@@ -183,13 +191,25 @@ class FederationTerms:
             _refuse(
                 "federation.minimum_sites", self.minimum_sites, "Give a number from 1 to federation.sites."
             )
+        for name in ("dropouts", "colluders"):
+            if not 0 <= getattr(self, name) < self.sites:
+                _refuse(f"federation.{name}", getattr(self, name), "Give a number from 0 to below federation.sites.")
+        if self.roster is not None:
+            self._check_roster(self.roster)
         if not 0 < self.deadline <= 86_400:
             _refuse("federation.deadline", self.deadline, "Give seconds, up to 86,400.")
+
+    def _check_roster(self, roster: Mapping[str, str]) -> None:
+        if len(roster) != self.sites or len(set(roster.values())) != len(roster):
+            _refuse("federation.roster", f"{len(roster)} sites", "Name every site once, each with its own key.")
+        for site, key in roster.items():
+            if not _SITE.fullmatch(site) or not isinstance(key, str) or not _KEY.fullmatch(key):
+                _refuse(f"federation.roster.{site}", key, "Give the site's public key, 64 hexadecimal digits.")
 
     @property
     def quorum(self) -> int:
         """Fewest contributions that make a round."""
-        return self.sites if self.minimum_sites is None else self.minimum_sites
+        return self.sites - self.dropouts if self.minimum_sites is None else self.minimum_sites
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -378,6 +398,8 @@ def _value(kind: Any, value: Any, key: str) -> Any:
             if value not in words:
                 raise StudyError(f"{key} is {value!r}.", remedy=f"Use one of {', '.join(words)}.")
             return option(value)
+    if isinstance(value, Mapping) and any(get_origin(option) is Mapping for option in allowed):
+        return dict(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if float in allowed and number:
         try:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from flwr.app import Message, RecordDict
@@ -31,28 +31,28 @@ class Cohort:
 
 
 def exchange(
-    grid: Grid, content: RecordDict, *, message_type: str, nodes: list[int], deadline: float
-) -> dict[int, Message]:
-    """Send the same content to nodes and collect what they answer before the deadline.
+    grid: Grid, contents: Mapping[int, RecordDict], *, message_type: str, deadline: float
+) -> Iterator[tuple[int, Message]]:
+    """Send nodes their contents, and hand out what they answer before the deadline as it comes.
+
+    A reply is not kept: whoever adds vectors up needs memory for one, whatever the number of nodes.
 
     Args:
         grid: Flower's grid.
-        content: The wire form of one message.
+        contents: The wire form of a message, by node.
         message_type: Flower's message type.
-        nodes: Where to send it.
         deadline: Seconds to wait.
 
-    Returns:
-        Replies by node; nodes that did not answer, or answered with an error of Flower's, are left out.
+    Yields:
+        Node and reply; nodes that did not answer, or answered with an error of Flower's, are left out.
     """
     ends = time.monotonic() + deadline
     messages = [
-        Message(content=content, dst_node_id=node, message_type=message_type, ttl=deadline) for node in nodes
+        Message(content=content, dst_node_id=node, message_type=message_type, ttl=deadline)
+        for node, content in contents.items()
     ]
-    pending = {
-        number: node for number, node in zip(grid.push_messages(messages), nodes, strict=True) if number
-    }
-    replies: dict[int, Message] = {}
+    numbers = grid.push_messages(messages)
+    pending = {number: node for number, node in zip(numbers, contents, strict=True) if number}
     while pending:
         for reply in grid.pull_messages(list(pending)):
             node = pending.pop(reply.metadata.reply_to_message_id, None)
@@ -61,11 +61,10 @@ def exchange(
             if reply.has_error():
                 _LOGGER.warning("node %d answered with Flower's error %d", node, reply.error.code)
             else:
-                replies[node] = reply
+                yield node, reply
         if not pending or time.monotonic() > ends:
             break
         time.sleep(_POLL_SECONDS)
-    return replies
 
 
 def gather_cohort(grid: Grid, study: Study) -> Cohort:
@@ -77,17 +76,20 @@ def gather_cohort(grid: Grid, study: Study) -> Cohort:
     """
     nodes = _wait_for_nodes(grid, study)
     hello = encode(Hello(study=study.hash, code=code_fingerprint()))
-    replies = exchange(
-        grid, hello, message_type="query.hello", nodes=nodes, deadline=study.federation.deadline
+    replies = dict(
+        exchange(
+            grid,
+            dict.fromkeys(nodes, hello),
+            message_type="query.hello",
+            deadline=study.federation.deadline,
+        )
     )
     found: dict[str, int] = {}
     keys: dict[str, str] = {}
     for node, reply in sorted(replies.items()):
         site = _introduction(reply, node=node, study=study)
         if site.site in found:
-            raise FederationError(
-                f"Two sites are named {site.site!r}.", remedy="Give every site its own name."
-            )
+            raise FederationError(f"Two sites are named {site.site!r}.", remedy="Give every site its own name.")
         if site.public_key in keys.values():
             raise FederationError(
                 f"Site {site.site!r} has the key of another site.", remedy="Make a key for every site."

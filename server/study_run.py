@@ -8,18 +8,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from flwr.app import Message
 from flwr.serverapp import Grid
 
 from privacy.plan import PrivacyPlan
-from protocol.errors import FederationError, WireError
-from protocol.messages import Contribution, Refusal, RoundRequest, decode, encode, vector_hash
+from protocol.messages import RoundRequest
 from protocol.randomness import DeterministicRandom, RandomSource, SystemRandom
 from protocol.study import Study
-from protocol.terms import NoiseOrigin
-from server.cohort import Cohort, exchange, gather_cohort
+from protocol.terms import NoiseOrigin, Trust
+from server.cohort import Cohort, gather_cohort
+from server.collection import Collector, PlainCollector
+from server.sum_collection import SumCollector
 from strategies.server_model import ServerModel
 from strategies.strategy import Strategy
 from strategies.study_model import build_study_model
@@ -107,8 +105,9 @@ class StudyRun:
         cohort = gather_cohort(self._grid, self.study)
         evidence = Evidence(run=secrets.token_hex(32), keys=dict(cohort.keys))
         begin = time.monotonic()
+        collector = self._collector(cohort, run=evidence.run)
         for number in range(1, self.study.training.rounds + 1):
-            report = self._round(number, cohort, evidence)
+            report = self._round(number, collector, evidence)
             _LOGGER.info(
                 "round %d of %d: %d sites, %.2f s",
                 *(report.number, report.rounds, report.contributors, report.seconds),
@@ -117,7 +116,7 @@ class StudyRun:
         evidence.seconds = time.monotonic() - begin
         return evidence
 
-    def _round(self, number: int, cohort: Cohort, evidence: Evidence) -> RoundReport:
+    def _round(self, number: int, collector: Collector, evidence: Evidence) -> RoundReport:
         begin = time.monotonic()
         request = RoundRequest(
             study=self.study.hash,
@@ -126,67 +125,25 @@ class StudyRun:
             kind=self._strategy.kind,
             vector=self.model.weights(),
         )
-        contributions = self._collect(request, cohort)
-        total = np.sum([c.vector.astype(np.int64) for c in contributions], axis=0) * self._strategy.step
+        collected = collector.collect(request)
+        total = collected.total.astype(np.float64) * self._strategy.step
         source = self._random.child(number)
         generator = torch.Generator(self.model.device).manual_seed(source.seed64() >> 1)
-        self._strategy.apply(total, contributors=len(contributions), generator=generator)
-        for contribution in contributions:
-            evidence.entries[contribution.site] = contribution.entry
-            evidence.contributions[contribution.site] = evidence.contributions.get(contribution.site, 0) + 1
+        self._strategy.apply(total, contributors=len(collected.entries), generator=generator)
+        for site, entry in collected.entries.items():
+            evidence.entries[site] = entry
+            evidence.contributions[site] = evidence.contributions.get(site, 0) + 1
         evidence.rounds = number
         return RoundReport(
             number=number,
             rounds=self.study.training.rounds,
-            contributors=len(contributions),
-            norm=float(np.linalg.norm(total)) / len(contributions),
+            contributors=len(collected.entries),
+            norm=float(np.linalg.norm(total)) / len(collected.entries),
             seconds=time.monotonic() - begin,
         )
 
-    def _collect(self, request: RoundRequest, cohort: Cohort) -> list[Contribution]:
-        """Return the valid contributions of a round."""
-        replies = exchange(
-            self._grid,
-            encode(request),
-            message_type=f"train.{request.kind.value}",
-            nodes=list(cohort.nodes.values()),
-            deadline=self.study.federation.deadline,
-        )
-        model = vector_hash(request.vector)
-        found, problems = [], []
-        for site, node in cohort.nodes.items():
-            try:
-                if node not in replies:
-                    raise WireError("no answer.", remedy="Look at its log.")
-                found.append(_checked(replies[node], request, model=model, site=site, key=cohort.keys[site]))
-            except WireError as error:
-                problems.append(f"{site}: {error.problem}")
-                _LOGGER.warning("round %d: %s: %s", request.round, site, error)
-        if len(found) < self.study.federation.quorum:
-            raise FederationError(
-                f"Round {request.round} has {len(found)} of {self.study.federation.quorum} contributions "
-                f"({'; '.join(problems)})",
-                remedy="Mend those sites and run the study again.",
-            )
-        return found
-
-
-def _checked(reply: Message, request: RoundRequest, *, model: str, site: str, key: str) -> Contribution:
-    """Return a contribution that answers this request, of the right size, signed by the site."""
-    answer = decode(reply.content, Contribution, Refusal)
-    if isinstance(answer, Refusal):
-        raise WireError(f"{answer.reason.value}.", remedy="Its log says more.")
-    expected = (request.study, request.run, request.round, request.kind, site, model)
-    if (answer.study, answer.run, answer.round, answer.kind, answer.site, answer.model) != expected:
-        raise WireError("the contribution answers another request.", remedy="Look at its log.")
-    if answer.vector.shape != request.vector.shape:
-        raise WireError("the contribution has another size than the model.", remedy="Look at its log.")
-    try:
-        Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(
-            bytes.fromhex(answer.signature), answer.signed_bytes()
-        )
-    except (InvalidSignature, ValueError) as error:
-        raise WireError(
-            "the signature is not the site's.", remedy="Somebody may be speaking for it."
-        ) from error
-    return answer
+    def _collector(self, cohort: Cohort, *, run: str) -> Collector:
+        """Return what collects rounds under the study's trust."""
+        if self.study.privacy.trust is Trust.NONE:
+            return PlainCollector(self._grid, self.study, cohort)
+        return SumCollector(self._grid, self.plan, cohort, run=run, dimension=self.model.dimension)

@@ -16,6 +16,7 @@ from privacy.ledger import Ledger
 from privacy.plan import PrivacyPlan
 from protocol.errors import InputError
 from protocol.study import Study
+from protocol.terms import Trust
 from records.dataset import Records
 from server.app import app as server_app
 from server.release import Release, check_new
@@ -50,7 +51,12 @@ def simulate(
             f"There are records for {len(parts)} sites, the study has {study.federation.sites}.",
             remedy="Give as many parts as the study has sites, or change federation.sites.",
         )
-    sites = {name: simulated_site(name, study, records, device=device) for name, records in parts.items()}
+    keys = {name: Ed25519PrivateKey.generate() for name in parts}
+    if study.privacy.trust is Trust.SUM:
+        study = with_roster(study, keys)
+    sites = {
+        name: simulated_site(name, study, records, key=keys[name], device=device) for name, records in parts.items()
+    }
     config: dict[str, bool | float | int | str] = {
         "study": study.text,
         "release": str(release),
@@ -62,9 +68,11 @@ def simulate(
     return Release.open(release, device=torch.device(device))
 
 
-def simulated_site(name: str, study: Study, records: Records, *, device: str) -> Site:
-    """Return a site that approves one study, with a key and a ledger of its own in memory."""
-    key = Ed25519PrivateKey.generate()
+def simulated_site(
+    name: str, study: Study, records: Records, *, device: str, key: Ed25519PrivateKey | None = None
+) -> Site:
+    """Return a site that approves one study, with a ledger of its own in memory, and a new key if none is given."""
+    key = key or Ed25519PrivateKey.generate()
     return Site(
         name=name,
         policy=permissive_policy(study),
@@ -83,7 +91,18 @@ def permissive_policy(study: Study) -> Policy:
     have.
     """
     plan = PrivacyPlan.from_study(study)
-    return Policy(epsilon=study.privacy.epsilon or MOST_EPSILON, delta=plan.delta, allow_not_private=True)
+    return Policy(
+        epsilon=study.privacy.epsilon or MOST_EPSILON,
+        delta=plan.delta,
+        trust=(study.privacy.trust.value,),
+        allow_not_private=True,
+    )
+
+
+def with_roster(study: Study, keys: Mapping[str, Ed25519PrivateKey]) -> Study:
+    """Return the study with the sites' public keys pinned; it has another hash."""
+    roster = {name: key.public_key().public_bytes_raw().hex() for name, key in keys.items()}
+    return replace(study, federation=replace(study.federation, roster=roster))
 
 
 def with_sites(study: Study, sites: int) -> Study:

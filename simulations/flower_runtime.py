@@ -198,9 +198,7 @@ def _superlink(home: Path, surroundings: Mapping[str, str], *, deadline: float) 
         while not _is_healthy(port):
             if process.poll() is not None or time.monotonic() > deadline:
                 said = (home / "superlink.log").read_text(errors="replace")
-                raise FederationError(
-                    f"Flower's SuperLink did not start:\n{said}", remedy="Mend what it says."
-                )
+                raise FederationError(f"Flower's SuperLink did not start:\n{said}", remedy="Mend what it says.")
             time.sleep(0.1)
         yield
     finally:
@@ -218,9 +216,7 @@ def _is_healthy(port: int) -> bool:
         connection.close()
 
 
-def _flwr(
-    arguments: list[str], home: Path, surroundings: Mapping[str, str], *, deadline: float
-) -> tuple[int, str]:
+def _flwr(arguments: list[str], home: Path, surroundings: Mapping[str, str], *, deadline: float) -> tuple[int, str]:
     """Run one ``flwr`` command to its end and return its exit code and what it printed."""
     try:
         done = subprocess.run(  # noqa: S603 - the program is Flower's, the arguments are checked

@@ -87,21 +87,15 @@ class Ledger:
         Raises:
             LedgerError: If the file exists or cannot be made.
         """
-        return cls._begin(
-            Store.create(Path(path)), key=key, data_set=data_set, name=str(path), simulated=False
-        )
+        return cls._begin(Store.create(Path(path)), key=key, data_set=data_set, name=str(path), simulated=False)
 
     @classmethod
     def in_memory(cls, *, key: Ed25519PrivateKey, data_set: str) -> Self:
         """Makes a ledger that ends with the process and marks everything as simulated."""
-        return cls._begin(
-            Store.memory(), key=key, data_set=data_set, name="the simulation's ledger", simulated=True
-        )
+        return cls._begin(Store.memory(), key=key, data_set=data_set, name="the simulation's ledger", simulated=True)
 
     @classmethod
-    def open(
-        cls, path: Path, *, key: Ed25519PrivateKey, data_set: str, busy_seconds: float = _BUSY_SECONDS
-    ) -> Self:
+    def open(cls, path: Path, *, key: Ed25519PrivateKey, data_set: str, busy_seconds: float = _BUSY_SECONDS) -> Self:
         """Opens the ledger of a data set and verifies all of it.
 
         Args:
@@ -126,15 +120,11 @@ class Ledger:
         return ledger
 
     @classmethod
-    def _begin(
-        cls, store: Store, *, key: Ed25519PrivateKey, data_set: str, name: str, simulated: bool
-    ) -> Self:
+    def _begin(cls, store: Store, *, key: Ed25519PrivateKey, data_set: str, name: str, simulated: bool) -> Self:
         ledger = cls(store, key=key, name=name)
         public_key = key.public_key().public_bytes_raw().hex()
         try:
-            ledger._write(
-                Opening(data_set=data_set, public_key=public_key, simulated=simulated), ceiling=None
-            )
+            ledger._write(Opening(data_set=data_set, public_key=public_key, simulated=simulated), ceiling=None)
         except LedgerError:
             ledger.close()
             raise
@@ -160,9 +150,7 @@ class Ledger:
         """Hash of the last entry, which commits to all before; kept elsewhere, it betrays a rollback."""
         return self._chain.head
 
-    def charge(
-        self, *, study: str, run: str, round: int, event: NoisyRelease, ceiling: Ceiling | None
-    ) -> Entry:  # noqa: A002 - the field's word
+    def charge(self, *, study: str, run: str, round: int, event: NoisyRelease, ceiling: Ceiling | None) -> Entry:  # noqa: A002 - the field's word
         """Pays for one round, durably, before it is released.
 
         Args:
@@ -296,9 +284,7 @@ class Ledger:
             self._refresh()
             unit = self._chain.unit
             if unit is None:
-                raise LedgerError(
-                    f"Nothing was charged to {self._name} yet.", remedy="Ask again after a release."
-                )
+                raise LedgerError(f"Nothing was charged to {self._name} yet.", remedy="Ask again after a release.")
             return Statement.from_events(
                 self._chain.events(),
                 delta=delta,
@@ -344,9 +330,7 @@ class Ledger:
     def _guarded(self) -> Iterator[None]:
         """One thread at a time, and never a forked copy: its reservations and file are its parent's."""
         if os.getpid() != self._process:
-            raise LedgerError(
-                f"{self._name} was opened by another process.", remedy="Open the ledger in this process."
-            )
+            raise LedgerError(f"{self._name} was opened by another process.", remedy="Open the ledger in this process.")
         with self._lock:
             yield
 

@@ -73,9 +73,7 @@ class Chain:
         """
         charge = self._reserved.get(hash_)
         if charge is None:
-            raise LedgerError(
-                f"Entry {hash_[:12]} is no reservation of this ledger.", remedy="Reserve rounds first."
-            )
+            raise LedgerError(f"Entry {hash_[:12]} is no reservation of this ledger.", remedy="Reserve rounds first.")
         if hash_ in self._settled:
             raise LedgerError(
                 f"Reservation {hash_[:12]} was settled already.",
@@ -108,12 +106,8 @@ class Chain:
         Raises:
             LedgerError: If the entry is out of place or its record may not come next.
         """
-        if (entry.position, entry.previous) != (len(self.entries), self.head) or isinstance(
-            entry.position, bool
-        ):
-            raise LedgerError(
-                f"Ledger entry {entry.position!r} is out of place in the chain.", remedy=DAMAGED
-            )
+        if (entry.position, entry.previous) != (len(self.entries), self.head) or isinstance(entry.position, bool):
+            raise LedgerError(f"Ledger entry {entry.position!r} is out of place in the chain.", remedy=DAMAGED)
         self.check(entry.record)
         if entry.compositions != self.compositions_after(entry.record):
             raise LedgerError(f"The running total of entry {entry.position} does not add up.", remedy=DAMAGED)

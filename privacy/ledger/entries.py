@@ -178,9 +178,7 @@ class Entry:
         key: Ed25519PrivateKey,
     ) -> Self:
         """Makes an entry with its hash and signature."""
-        place = _Place(
-            position=position, previous=previous, time=time, nonce=nonce, compositions=compositions
-        )
+        place = _Place(position=position, previous=previous, time=time, nonce=nonce, compositions=compositions)
         hashed = hashlib.sha256(_payload(record, place)).digest()
         return cls(**place, record=record, hash=hashed.hex(), signature=key.sign(_SIGNED_AS + hashed).hex())
 
@@ -221,9 +219,7 @@ class Entry:
         except InvalidSignature as error:
             raise LedgerError("A ledger entry is not signed by this site's key.", remedy=DAMAGED) from error
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise LedgerError(
-                f"A ledger entry cannot be read ({type(error).__name__}).", remedy=DAMAGED
-            ) from error
+            raise LedgerError(f"A ledger entry cannot be read ({type(error).__name__}).", remedy=DAMAGED) from error
         except CloisterError as error:
             raise LedgerError(f"A ledger entry is damaged: {error.problem}", remedy=DAMAGED) from error
         return entry

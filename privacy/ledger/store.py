@@ -73,9 +73,7 @@ class Store:
         LedgerError: If it cannot be opened.
     """
 
-    def __init__(
-        self, path: Path | str, *, name: str, busy_seconds: float = 30.0, writable: bool = True
-    ) -> None:
+    def __init__(self, path: Path | str, *, name: str, busy_seconds: float = 30.0, writable: bool = True) -> None:
         self._name = name
         with self._translated():
             self._connection = _connect(path, busy_seconds=busy_seconds, writable=writable)
@@ -98,9 +96,7 @@ class Store:
         try:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except FileExistsError as error:
-            raise LedgerError(
-                f"The ledger {path} exists already.", remedy="Open it; never replace it."
-            ) from error
+            raise LedgerError(f"The ledger {path} exists already.", remedy="Open it; never replace it.") from error
         except OSError as error:
             raise LedgerError(
                 f"The ledger {path} cannot be made ({error.strerror}).",
@@ -143,10 +139,7 @@ class Store:
                 raise LedgerError(f"{self._name} is no ledger of format {_FORMAT}.", remedy=UNFINISHED)
             if self._value("PRAGMA quick_check(1)") != "ok":
                 raise LedgerError(f"{self._name} is damaged.", remedy=DAMAGED)
-            stored = {
-                sql
-                for (sql,) in self._connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
-            }
+            stored = {sql for (sql,) in self._connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
             if stored != {statement for statement in _SCHEMA if statement.startswith("CREATE")}:
                 raise LedgerError(f"{self._name} has lost its append-only triggers.", remedy=DAMAGED)
 
@@ -181,9 +174,7 @@ class Store:
     def append(self, *, position: int, payload: str, hash_: str, signature: str) -> None:
         """Writes one row inside a transaction."""
         with self._translated():
-            self._connection.execute(
-                "INSERT INTO entries VALUES (?, ?, ?, ?)", (position, payload, hash_, signature)
-            )
+            self._connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?)", (position, payload, hash_, signature))
 
     def close(self) -> None:
         """Closes the connection."""

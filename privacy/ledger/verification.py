@@ -40,17 +40,11 @@ def read_entries(path: Path, *, public_key: Ed25519PublicKey, known: Iterable[st
 def extend(chain: Chain, rows: Iterable[Row], public_key: Ed25519PublicKey) -> Chain:
     """Verifies rows and appends them to a chain; returns the chain."""
     for row in rows:
-        if not (
-            isinstance(row.payload, str) and isinstance(row.hash, str) and isinstance(row.signature, str)
-        ):
+        if not (isinstance(row.payload, str) and isinstance(row.hash, str) and isinstance(row.signature, str)):
             raise LedgerError(f"Ledger row {row.position!r} is not text.", remedy=DAMAGED)
-        entry = Entry.read(
-            payload=row.payload, hash_=row.hash, signature=row.signature, public_key=public_key
-        )
+        entry = Entry.read(payload=row.payload, hash_=row.hash, signature=row.signature, public_key=public_key)
         if row.position != entry.position:
-            raise LedgerError(
-                f"Ledger row {row.position!r} says it is entry {entry.position!r}.", remedy=DAMAGED
-            )
+            raise LedgerError(f"Ledger row {row.position!r} says it is entry {entry.position!r}.", remedy=DAMAGED)
         chain.append(entry)
     return chain
 
@@ -58,9 +52,7 @@ def extend(chain: Chain, rows: Iterable[Row], public_key: Ed25519PublicKey) -> C
 def check_owner(opening: Opening, public_key: Ed25519PublicKey, data_set: str) -> None:
     """Refuses a ledger of another site or data set."""
     if opening.public_key != public_key.public_bytes_raw().hex():
-        raise LedgerError(
-            "The ledger belongs to another site's key.", remedy="Use the key that the ledger names."
-        )
+        raise LedgerError("The ledger belongs to another site's key.", remedy="Use the key that the ledger names.")
     if opening.data_set != data_set:
         raise LedgerError(
             f"The ledger is of data set {opening.data_set!r}, not {data_set!r}.",

@@ -281,9 +281,7 @@ def _draw_tail(hat: Hat, *, random: RandomSource) -> tuple[int, bool]:
     return magnitude, accepted
 
 
-def is_below(
-    factor: Fraction, *, exponent: Fraction, digits: int, digit_count: int, random: RandomSource
-) -> bool:
+def is_below(factor: Fraction, *, exponent: Fraction, digits: int, digit_count: int, random: RandomSource) -> bool:
     """Whether a uniform real number is below ``factor * exp(-exponent)``, decided without error.
 
     Args:

@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from protocol.errors import PrivacyError
 
 FEWEST_STEPS = 1 << 10
-MOST_STEPS = (
-    1 << 24
-)  # finer gains nothing: rounding then costs less than 2^-10 of the clip norm up to 2^28 coordinates
+MOST_STEPS = 1 << 24  # finer gains nothing: rounding then costs less than 2^-10 of the clip norm up to 2^28 coordinates
 LARGEST_LIMIT = 1 << 50  # every integer up to here, and its half, is a float64
 
 _TAIL_SIGMAS = 10.0  # a normal variable passes this with probability 2e-23
@@ -47,13 +45,9 @@ class IntegerGrid:
 
     def __post_init__(self) -> None:
         if not (0.0 < self.clip_norm < math.inf):
-            raise PrivacyError(
-                f"the clip norm is {self.clip_norm!r}.", remedy="Give a positive, finite number."
-            )
+            raise PrivacyError(f"the clip norm is {self.clip_norm!r}.", remedy="Give a positive, finite number.")
         if not FEWEST_STEPS <= self.steps <= MOST_STEPS:
-            raise PrivacyError(
-                f"the grid has {self.steps!r} steps per clip norm.", remedy="Give 2^10 to 2^24 steps."
-            )
+            raise PrivacyError(f"the grid has {self.steps!r} steps per clip norm.", remedy="Give 2^10 to 2^24 steps.")
         if self.dimension < 1:
             raise PrivacyError(
                 f"the dimension of the grid is {self.dimension!r}.", remedy="Give at least one coordinate."

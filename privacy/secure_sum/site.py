@@ -64,6 +64,11 @@ class SiteSession:
         self._memory = SiteMemory()
         self._pair_secrets: dict[str, bytes] = {}
 
+    @property
+    def agreed(self) -> bool:
+        """Whether offers were accepted: from then on the site prepares rounds and offers nothing."""
+        return bool(self._memory.agreement)
+
     def offer(self) -> KeyOffer:
         """Make the site's fresh sealing key for this run; the same one if asked again."""
         if self._memory.offer is None:
