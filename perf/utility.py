@@ -94,6 +94,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--epsilon", type=float, default=1.0, help="0 trains without privacy")
     parser.add_argument("--delta", type=float, default=1e-9)
     parser.add_argument("--sites", type=int, default=1)
+    parser.add_argument("--trust", choices=["none", "sum"], default="none", help="where the noise is placed")
+    parser.add_argument("--dropouts", type=int, default=0, help="under --trust sum: sites that may drop out")
+    parser.add_argument("--colluders", type=int, default=0, help="under --trust sum: sites that may collude")
     parser.add_argument("--family", choices=sorted(RECIPES), default="vae")
     parser.add_argument("--seeds", type=int, default=1, help="number of runs to average")
     parser.add_argument("--option", action="append", default=[], help='family option as TOML, e.g. "latent = 8"')
@@ -135,8 +138,18 @@ def _study(arguments: argparse.Namespace, schema_name: str, scenarios: Path, tra
                 "options": recipe.options | tomllib.loads("\n".join(arguments.option)),
             },
             "training": recipe.training | {"seed": seed} | tomllib.loads("\n".join(arguments.training)),
-            "privacy": noise | {"delta": arguments.delta, "sample_rate": min(0.25, recipe.batch / size)},
-            "federation": {"sites": arguments.sites, "public_records": size},
+            "privacy": noise
+            | {
+                "delta": arguments.delta,
+                "sample_rate": min(0.25, recipe.batch / size),
+                "trust": arguments.trust,
+            },
+            "federation": {
+                "sites": arguments.sites,
+                "public_records": size,
+                "dropouts": arguments.dropouts,
+                "colluders": arguments.colluders,
+            },
         }
     )
 

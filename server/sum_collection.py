@@ -58,10 +58,11 @@ class SumCollector(Collector):
         entries = self._add_masked(request, dict.fromkeys(active, with_sum(encode(request), start)))
         listed = self._session.close_masking()
         if self._session.needs_signatures:
-            for site, signature in self._tell(dict.fromkeys(listed.survivors, listed), SurvivorSignature):
+            lists = dict.fromkeys(listed.survivors, listed)
+            for site, signature in self._tell(lists, SurvivorSignature, number=request.round):
                 with _left_out_if_bad(site):
                     self._session.add_signature(signature)
-        for site, reveal in self._tell(self._session.unmask_requests(), Reveal):
+        for site, reveal in self._tell(self._session.unmask_requests(), Reveal, number=request.round):
             with _left_out_if_bad(site):
                 self._session.add_reveal(reveal)
         found = self._session.finish_round()

@@ -47,9 +47,7 @@ class TwoWeights(Family):
             self.own["c"] += 1.0
             self.own.steps += 1
 
-    def draw(
-        self, count: int, *, allowed: Mapping[int, Tensor], generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def draw(self, count: int, *, allowed: Mapping[int, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
 
