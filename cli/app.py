@@ -22,6 +22,8 @@ from cli.sample import sample
 from cli.schema import schema
 from cli.simulate import simulate
 from cli.study import study
+from cli.verify import EXAMPLES as VERIFY_EXAMPLES
+from cli.verify import verify
 from protocol.errors import CloisterError
 
 _FAILED, _MISUSED, _STOPPED = 1, 2, 130
@@ -41,6 +43,7 @@ app.command()(demo)
 app.command()(simulate)
 app.command(epilog=SAMPLE_EXAMPLES)(sample)
 app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
+app.command(epilog=VERIFY_EXAMPLES)(verify)
 app.add_typer(schema, name="schema")
 app.add_typer(study, name="study")
 

@@ -52,8 +52,7 @@ def demo(
         )
     if json_output:
         rows = {
-            row.name: {"records": row.records, "auroc": row.auroc, "accuracy": row.accuracy}
-            for row in comparison.rows
+            row.name: {"records": row.records, "auroc": row.auroc, "accuracy": row.accuracy} for row in comparison.rows
         }
         print_json({"release": str(folder), "rows": rows, "statement": release.statement.to_mapping()})
         return

@@ -34,9 +34,7 @@ def evaluate(
         typer.Argument(metavar="RELEASE|FILE", help="A release, or a file of synthetic records."),
     ],
     *,
-    real: Annotated[
-        str, typer.Option("--real", metavar="FILE", help="Real records that the generator never saw.")
-    ],
+    real: Annotated[str, typer.Option("--real", metavar="FILE", help="Real records that the generator never saw.")],
     train: Annotated[
         str | None, typer.Option("--train", metavar="FILE", help="Real records that it was trained on.")
     ] = None,
@@ -46,16 +44,10 @@ def evaluate(
     ] = None,
     count: Annotated[
         int | None,
-        typer.Option(
-            "-n", "--count", metavar="N", min=1, help="Records to draw from a release; as many as are real."
-        ),
+        typer.Option("-n", "--count", metavar="N", min=1, help="Records to draw from a release; as many as are real."),
     ] = None,
-    seed: Annotated[
-        int, typer.Option("--seed", metavar="N", min=0, max=LARGEST_SEED, help="Of all draws.")
-    ] = 0,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="HTML report to write.")
-    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, max=LARGEST_SEED, help="Of all draws.")] = 0,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="HTML report to write.")] = None,
     device: Annotated[str, typer.Option(help="Where to draw: cpu, cuda or cuda:1.")] = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing report.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
@@ -199,9 +191,7 @@ def _split(records: "Records") -> tuple["Records", "Records"]:
     # In the order of the draw, which for single records is exactly the benchmark's.
     rows = np.argsort(units, kind="stable")
     starts = np.searchsorted(units[rows], np.arange(int(units.max()) + 2))
-    first, second = (
-        np.concatenate([rows[starts[unit] : starts[unit + 1]] for unit in part]) for part in chosen
-    )
+    first, second = (np.concatenate([rows[starts[unit] : starts[unit + 1]] for unit in part]) for part in chosen)
     return records.take(first), records.take(second)
 
 
@@ -211,9 +201,7 @@ def _evaluated(tables: _Tables, seed: int) -> "Evaluation":
 
     from evaluation.evaluate import evaluate_tables  # scikit-learn and matplotlib: slow to import
 
-    found = evaluate_tables(
-        tables.train, tables.test, tables.synthetic, generator=np.random.default_rng(seed)
-    )
+    found = evaluate_tables(tables.train, tables.test, tables.synthetic, generator=np.random.default_rng(seed))
     if not tables.split:
         return found
     note = (

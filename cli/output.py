@@ -72,9 +72,7 @@ def new_file(path: Path, *, force: bool) -> Iterator[Path]:
         part.replace(path)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise InputError(
-            f"{path}: {reason}.", remedy="Choose a folder with room that can be written."
-        ) from error
+        raise InputError(f"{path}: {reason}.", remedy="Choose a folder with room that can be written.") from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -93,9 +91,7 @@ def table_format(target: Path | None, chosen: TableFormat | None) -> TableFormat
         if chosen is TableFormat.PARQUET:
             raise InputError("Parquet cannot be written to standard output.", remedy="Add -o FILE.parquet.")
         return TableFormat.CSV
-    by_ending = next(
-        (form for ending, form in _ENDINGS.items() if target.name.lower().endswith(ending)), None
-    )
+    by_ending = next((form for ending, form in _ENDINGS.items() if target.name.lower().endswith(ending)), None)
     form = chosen or by_ending
     if form is None:
         raise InputError(

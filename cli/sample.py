@@ -36,9 +36,7 @@ def sample(
     count: Annotated[int, typer.Option("-n", "--count", metavar="N", min=1, help="How many records.")] = 1000,
     output: Annotated[
         str,
-        typer.Option(
-            "-o", "--output", metavar="FILE", help=".parquet, .csv or .csv.gz; - for CSV on standard output."
-        ),
+        typer.Option("-o", "--output", metavar="FILE", help=".parquet, .csv or .csv.gz; - for CSV on standard output."),
     ] = "-",
     where: Annotated[
         list[str] | None,
@@ -46,9 +44,7 @@ def sample(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(
-            "--seed", metavar="N", min=0, max=LARGEST_SEED, help="To draw the same again; else random."
-        ),
+        typer.Option("--seed", metavar="N", min=0, max=LARGEST_SEED, help="To draw the same again; else random."),
     ] = None,
     chosen: Annotated[
         TableFormat | None, typer.Option("--format", help="Written form; by the file's ending by default.")
@@ -65,9 +61,7 @@ def sample(
     begin = time.monotonic()
     target = None if output == "-" else Path(output)
     if target is None and as_json:
-        raise typer.BadParameter(
-            "it needs -o FILE, since the rows go to standard output", param_hint="--json"
-        )
+        raise typer.BadParameter("it needs -o FILE, since the rows go to standard output", param_hint="--json")
     if target is not None:
         check_output(target, force=force)
     form = table_format(target, chosen)

@@ -70,10 +70,7 @@ def check(
 
 
 def _described(read: "Schema") -> dict[str, Any]:
-    columns = [
-        {"name": column.name, "kind": str(column.kind), "codes": column.cardinality}
-        for column in read.columns
-    ]
+    columns = [{"name": column.name, "kind": str(column.kind), "codes": column.cardinality} for column in read.columns]
     return {"columns": columns, "target": read.target, "person": read.person}
 
 

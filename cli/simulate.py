@@ -17,16 +17,17 @@ def simulate(
             help="The records: a file or database, or for ready studies the folder of the data sets (CLOISTER_DATA)."
         ),
     ] = None,
-    sites: Annotated[
-        int | None, typer.Option(min=1, help="Number of sites; the study's own if not given.")
-    ] = None,
+    sites: Annotated[int | None, typer.Option(min=1, help="Number of sites; the study's own if not given.")] = None,
     partition: Annotated[
         str | None, typer.Option(help="How one file is split: iid, dirichlet:A or column:NAME.")
     ] = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of the release; it must not exist.")
-    ] = Path("release"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the release; it must not exist.")] = Path(
+        "release"
+    ),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split over sites.")] = 0,
+    transcripts: Annotated[
+        Path | None, typer.Option(help="Folder for the sites' transcripts of a secure sum, for cloister verify.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,  # noqa: FBT002 - a flag
 ) -> None:
@@ -51,13 +52,9 @@ def simulate(
         scenario = Scenario.ready(study)
     announce("reading records")
     parts = scenario.load(data, scheme=partition, sites=sites, seed=seed)
-    agreed = (
-        with_sites(scenario.study, len(parts))
-        if len(parts) != scenario.study.federation.sites
-        else scenario.study
-    )
+    agreed = with_sites(scenario.study, len(parts)) if len(parts) != scenario.study.federation.sites else scenario.study
     with rounds_progress("training", rounds=agreed.training.rounds, quiet=json_output):
-        release = run(agreed, parts, release=output, device=device)
+        release = run(agreed, parts, release=output, device=device, transcripts=transcripts)
     if json_output:
         result: dict[str, Any] = {
             "release": str(output),

@@ -24,6 +24,11 @@ def new(
     delta: Annotated[float | None, typer.Option(help="Target delta; min(1e-5, 1 / (10 records)) if not given.")] = None,
     unit: Annotated[str, typer.Option(help="record, or person (the schema then needs a person key).")] = "record",
     family: Annotated[str, typer.Option(help="Model family: vae or gan.")] = "vae",
+    trust: Annotated[
+        str, typer.Option(help="none: each site adds all noise; sum: shares under a secure sum.")
+    ] = "none",
+    dropouts: Annotated[int, typer.Option(min=0, help="With trust sum: sites that may drop out of a round.")] = 0,
+    colluders: Annotated[int, typer.Option(min=0, help="With trust sum: sites that may collude.")] = 0,
     name: Annotated[str, typer.Option(help="Lower-case letters, digits and hyphens.")] = "my-study",
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write; it must not exist.")] = Path(
         "study.toml"
@@ -43,14 +48,14 @@ def new(
     if family == "gan":
         training |= {"learning_rate": 0.002, "momentum": 0.5, "second_moment": 0.9, "averaging": 0.997}
     batch = _BATCH if family == "vae" else _BATCH // 4
-    privacy = {"epsilon": epsilon, "sample_rate": round(min(0.25, batch / records), 4), "unit": unit}
+    privacy = {"epsilon": epsilon, "sample_rate": round(min(0.25, batch / records), 4), "unit": unit, "trust": trust}
     mapping = {
         "study": {"name": name, "purpose": "Say in one sentence what the synthetic records are for."},
         "schema": {"file": os.path.relpath(schema, output.parent)},
         "model": {"family": family},
         "training": training,
         "privacy": privacy | ({} if delta is None else {"delta": delta}),
-        "federation": {"sites": sites, "public_records": records},
+        "federation": {"sites": sites, "public_records": records, "dropouts": dropouts, "colluders": colluders},
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(tomli_w.dumps(mapping), encoding="utf-8")
@@ -70,9 +75,7 @@ def check(
 ) -> None:
     """Read a study, calibrate its noise, and print what it would promise and what leaves a site."""
     from privacy.plan import PrivacyPlan
-    from privacy.statement import Statement
     from protocol.study import Study
-    from protocol.terms import NoiseOrigin
     from strategies.server_model import ServerModel
     from strategies.study_model import build_study_model, study_schema
     from strategies.table import build_strategy
@@ -81,16 +84,8 @@ def check(
     plan = PrivacyPlan.from_study(found)
     model = ServerModel(build_study_model(found), found.training)
     build_strategy(plan, model)
-    event, rounds = plan.round_event, found.training.rounds
-    statement = Statement.from_events(
-        [] if event is None else [event.times(event.count * rounds)],
-        delta=plan.delta,
-        relation=found.privacy.relation,
-        unit=found.privacy.unit,
-        trust=found.privacy.trust,
-        origin=NoiseOrigin.SYSTEM if plan.private else NoiseOrigin.DETERMINISTIC,
-        simulated=False,
-    )
+    rounds = found.training.rounds
+    statement = plan.statement(rounds=rounds, simulated=False)
     facts = {
         "study": found.hash,
         "columns": len(study_schema(found).names),

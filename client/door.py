@@ -14,7 +14,7 @@ from flwr.app import Message
 from numpy.typing import NDArray
 
 from client.site import Site
-from client.sum_member import member_session
+from client.sum_member import keep_transcript, member_session
 from privacy.ceiling import Ceiling
 from privacy.ledger import Entry
 from privacy.plan import PrivacyPlan
@@ -137,6 +137,7 @@ def take_turn(site: Site, message: Message) -> Message:
         told = session.sign_survivors(read_sum(message.content, SurvivorList))
     else:
         told = session.reveal(read_sum(message.content, UnmaskRequest))
+    keep_transcript(site, session)
     return Message(turn(told, study=study.hash, run=asked.run), reply_to=message)
 
 

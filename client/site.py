@@ -6,6 +6,7 @@ A site lives in a folder of its own::
     policy.toml    what the site allows
     key.pem        Ed25519 private key, readable by the owner alone
     approvals/     one file per approved study
+    transcripts/   what the site was told and did in secure sums, one file per run
 
 The app finds the folder through the environment variable ``CLOISTER_SITE``. Where Flower simulates many sites
 in one place, site number i is the sub-folder ``i``. Nothing that a server sends can name a folder or a file.
@@ -72,6 +73,7 @@ class Site:
         ledger: The book of its data set.
         key: Signs what leaves.
         device: Where to compute.
+        transcripts: Folder for the transcripts of secure sums; None keeps them in :attr:`sessions` alone.
         sessions: Secure sums under way, by study and run.
     """
 
@@ -84,6 +86,7 @@ class Site:
     records: Records | None = None
     share: Mapping[str, Any] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    transcripts: Path | None = None
     sessions: dict[tuple[str, str], SiteSession] = field(default_factory=dict, init=False)
     _trainers: dict[str, Trainer] = field(default_factory=dict, init=False)
     _plans: dict[str, PrivacyPlan] = field(default_factory=dict, init=False)

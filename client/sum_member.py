@@ -2,7 +2,8 @@
 
 from client.site import Site
 from privacy.secure_sum import SiteSession
-from protocol.errors import ApprovalError
+from protocol.digest import canonical_json
+from protocol.errors import ApprovalError, InputError
 from protocol.randomness import SystemRandom
 from protocol.study import Study
 from protocol.terms import Trust
@@ -29,3 +30,21 @@ def member_session(site: Site, study: Study, *, run: str) -> SiteSession:
         policy = sum_policy(site.plan(study), run=run, dimension=site.trainer(study).dimension)
         site.sessions[key] = SiteSession(policy, site=site.name, identity=site.key, random=SystemRandom())
     return site.sessions[key]
+
+
+def keep_transcript(site: Site, session: SiteSession) -> None:
+    """Write the site's signed transcript of a run beside its earlier version, and put it in its place whole.
+
+    Raises:
+        InputError: If it cannot be written: a site takes no part without its evidence.
+    """
+    if site.transcripts is None:
+        return
+    path = site.transcripts / f"{session.policy.run}.json"
+    draft = path.with_suffix(".draft")
+    try:
+        site.transcripts.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(canonical_json(session.transcript().to_mapping()))
+        draft.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}.", remedy="Make room, or let the site write there.") from error

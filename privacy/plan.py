@@ -3,6 +3,7 @@
 Both sides derive it from the study alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -13,6 +14,7 @@ from privacy.events import Mechanism, NoisyRelease
 from privacy.mechanisms.gaussian import GaussianMechanism, NoNoise
 from privacy.mechanisms.grid import IntegerGrid
 from privacy.shares import NoiseShares
+from privacy.statement import Statement
 from protocol.study import Study
 from protocol.terms import ContributionKind, NoiseOrigin, Sampler, Trust
 
@@ -71,6 +73,28 @@ class PrivacyPlan:
             kind=self.study.training.strategy,
             relation=terms.relation,
             unit=terms.unit,
+        )
+
+    def statement(self, *, rounds: int, simulated: bool, ledger_entries: Sequence[str] = ()) -> Statement:
+        """Return what a run promises to every unit of every site.
+
+        Args:
+            rounds: Rounds that were, or will be, completed.
+            simulated: Whether sites and ledgers were simulated.
+            ledger_entries: Hashes of the ledger entries that paid.
+        """
+        terms, event = self.study.privacy, self.round_event
+        return Statement.from_events(
+            [] if event is None else [event.times(event.count * rounds)],
+            delta=self.delta,
+            relation=terms.relation,
+            unit=terms.unit,
+            trust=terms.trust,
+            # Without noise there is no event: the statement must then say that nothing holds, not that nothing was
+            # spent.
+            origin=NoiseOrigin.SYSTEM if self.private else NoiseOrigin.DETERMINISTIC,
+            simulated=simulated,
+            ledger_entries=ledger_entries,
         )
 
     @property

@@ -59,7 +59,7 @@ class NoiseShares:
             )
         if self.dropouts < 0 or self.colluders < 0 or self.survivors < self.threshold or self.honest < 1:
             raise StudyError(
-                f"federation.dropouts={self.dropouts} and federation.colluders={self.colluders} with {self.sites} sites.",
+                f"federation: {self.dropouts} dropouts and {self.colluders} colluders of {self.sites} sites.",
                 remedy=f"At most {self.sites - self.threshold} may drop out, and honest sites must remain.",
             )
 

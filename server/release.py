@@ -37,7 +37,6 @@ from protocol.errors import CloisterError, InputError, ReleaseError
 from protocol.fingerprint import VERSION, code_fingerprint
 from protocol.messages import NO_ENTRY
 from protocol.study import Study
-from protocol.terms import NoiseOrigin
 from records.codec import Codec
 from records.schema import Schema
 from server.study_run import Evidence, StudyRun
@@ -189,19 +188,8 @@ class Release:
 
 def run_statement(run: StudyRun, evidence: Evidence, *, simulated: bool) -> Statement:
     """Return what the run promises to every unit of every site, from the rounds that were completed."""
-    event = run.plan.round_event
-    return Statement.from_events(
-        [] if event is None else [event.times(event.count * evidence.rounds)],
-        delta=run.plan.delta,
-        relation=run.study.privacy.relation,
-        trust=run.study.privacy.trust,
-        unit=run.study.privacy.unit,
-        # Without noise there is no event: the statement must say that nothing holds, not that nothing was
-        # spent.
-        origin=NoiseOrigin.SYSTEM if run.plan.private else NoiseOrigin.DETERMINISTIC,
-        simulated=simulated,
-        ledger_entries=sorted(set(evidence.entries.values()) - {NO_ENTRY}),
-    )
+    entries = sorted(set(evidence.entries.values()) - {NO_ENTRY})
+    return run.plan.statement(rounds=evidence.rounds, simulated=simulated, ledger_entries=entries)
 
 
 def _provenance(run: StudyRun, evidence: Evidence, *, simulated: bool) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
-from flwr.app import Message, RecordDict
+from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from privacy.plan import PrivacyPlan

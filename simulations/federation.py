@@ -24,7 +24,13 @@ from simulations.grid import Tap, run_in_memory
 
 
 def simulate(
-    study: Study, parts: Mapping[str, Records], *, release: Path, device: str = "cpu", tap: Tap | None = None
+    study: Study,
+    parts: Mapping[str, Records],
+    *,
+    release: Path,
+    device: str = "cpu",
+    transcripts: Path | None = None,
+    tap: Tap | None = None,
 ) -> Release:
     """Train a study among simulated sites and return its release.
 
@@ -36,6 +42,7 @@ def simulate(
         parts: The records of every site, by the site's name.
         release: Folder to write; it must not exist.
         device: Where sites and server compute.
+        transcripts: Folder for what each site was told and did under ``trust = "sum"``, one sub-folder per site.
         tap: Sees every message that leaves a site.
 
     Returns:
@@ -57,6 +64,9 @@ def simulate(
     sites = {
         name: simulated_site(name, study, records, key=keys[name], device=device) for name, records in parts.items()
     }
+    if transcripts is not None:
+        for name, site in sites.items():
+            site.transcripts = transcripts / name
     config: dict[str, bool | float | int | str] = {
         "study": study.text,
         "release": str(release),
