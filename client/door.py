@@ -54,9 +54,7 @@ _REASONS: tuple[tuple[type[CloisterError], RefusalReason], ...] = (
 )
 
 
-def answer(
-    message: Message, site_of: Callable[[], Site], respond: Callable[[Site, Message], Message]
-) -> Message:
+def answer(message: Message, site_of: Callable[[], Site], respond: Callable[[Site, Message], Message]) -> Message:
     """Return what ``respond`` makes of a message, or a refusal that says nothing but its kind."""
     try:
         return respond(site_of(), message)
@@ -77,9 +75,7 @@ def introduce(site: Site, message: Message) -> Message:
     if hello.code != code_fingerprint():
         _LOGGER.warning("the coordinator runs code %s, this site %s", hello.code, code_fingerprint())
         return Message(encode(Refusal(reason=RefusalReason.CODE)), reply_to=message)
-    introduction = Introduction(
-        study=study.hash, code=code_fingerprint(), site=site.name, public_key=site.public_key
-    )
+    introduction = Introduction(study=study.hash, code=code_fingerprint(), site=site.name, public_key=site.public_key)
     return Message(encode(introduction), reply_to=message)
 
 
@@ -102,9 +98,7 @@ def contribute(site: Site, message: Message) -> Message:
     mechanism = plan.step_mechanism(trainer.dimension)
     random = site.random(study, run=request.run, number=request.round)
     if plan.private and not random.private:
-        raise PrivacyError(
-            "The study promises privacy and the noise is not secret.", remedy="Report this defect."
-        )
+        raise PrivacyError("The study promises privacy and the noise is not secret.", remedy="Report this defect.")
     entry = _charge(site, plan, request)
     if request.kind is ContributionKind.GRADIENTS:
         exact = trainer.gradient_sum(request.vector, random=random)
@@ -122,9 +116,7 @@ def _charge(site: Site, plan: PrivacyPlan, request: RoundRequest) -> Entry | Non
     """
     if plan.round_event is None:
         return None
-    ceiling = Ceiling(
-        epsilon=site.policy.epsilon, delta=site.policy.delta, relation=plan.study.privacy.relation
-    )
+    ceiling = Ceiling(epsilon=site.policy.epsilon, delta=site.policy.delta, relation=plan.study.privacy.relation)
     return site.ledger.charge(
         study=request.study, run=request.run, round=request.round, event=plan.round_event, ceiling=ceiling
     )

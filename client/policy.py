@@ -63,23 +63,17 @@ class Policy:
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise ApprovalError(
-                f"{path}: the site has no policy.", remedy="Write one: no policy, no study."
-            ) from error
+            raise ApprovalError(f"{path}: the site has no policy.", remedy="Write one: no policy, no study.") from error
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}.", remedy=_MEND) from error
         except ValueError as error:
             raise InputError(f"{path} is not TOML: {error}.", remedy=_MEND) from error
         known = {field.name for field in fields(cls)}
         if set(values) - known:
-            raise InputError(
-                f"{path}: unknown keys {sorted(set(values) - known)}.", remedy=f"Known: {sorted(known)}."
-            )
+            raise InputError(f"{path}: unknown keys {sorted(set(values) - known)}.", remedy=f"Known: {sorted(known)}.")
         if not {"epsilon", "delta"} <= set(values):
             raise InputError(f"{path} lacks epsilon or delta.", remedy="Give both: they are the ceiling.")
-        lists: dict[str, Any] = {
-            key: tuple(value) for key, value in values.items() if isinstance(value, list)
-        }
+        lists: dict[str, Any] = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
         return cls(**values | lists)
 
     def check(self, plan: PrivacyPlan) -> None:

@@ -124,9 +124,7 @@ class Site:
         schema = study_schema(study)
         if self.records is not None:
             if self.records.schema != schema:
-                raise RecordsError(
-                    f"{self.name}: records of another schema.", remedy="Encode them by the study's."
-                )
+                raise RecordsError(f"{self.name}: records of another schema.", remedy="Encode them by the study's.")
             return self.records
         if self.location is None:
             raise InputError(f"{self.name}: no data source.", remedy="Give data.location in site.toml.")
@@ -240,9 +238,7 @@ def resident(sites: Mapping[str, Site]) -> Iterator[list[dict[str, Any]]]:
     """
     taken = sorted(set(sites) & set(_residents))
     if taken:
-        raise InputError(
-            f"Sites named {taken} live in this process already.", remedy="Run one study at a time."
-        )
+        raise InputError(f"Sites named {taken} live in this process already.", remedy="Run one study at a time.")
     _residents.update(sites)
     try:
         yield [{_RESIDENT: name} for name in sites]

@@ -32,9 +32,7 @@ class UnitIndex:
         """Number of units: private, and used for nothing but tossing that many coins."""
         return len(self.starts) - 1
 
-    def poisson_sample(
-        self, *, rate: float, random: RandomSource
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def poisson_sample(self, *, rate: float, random: RandomSource) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Toss one coin per unit.
 
         Args:

@@ -46,12 +46,8 @@ def exchange(
         Replies by node; nodes that did not answer, or answered with an error of Flower's, are left out.
     """
     ends = time.monotonic() + deadline
-    messages = [
-        Message(content=content, dst_node_id=node, message_type=message_type, ttl=deadline) for node in nodes
-    ]
-    pending = {
-        number: node for number, node in zip(grid.push_messages(messages), nodes, strict=True) if number
-    }
+    messages = [Message(content=content, dst_node_id=node, message_type=message_type, ttl=deadline) for node in nodes]
+    pending = {number: node for number, node in zip(grid.push_messages(messages), nodes, strict=True) if number}
     replies: dict[int, Message] = {}
     while pending:
         for reply in grid.pull_messages(list(pending)):
@@ -77,17 +73,13 @@ def gather_cohort(grid: Grid, study: Study) -> Cohort:
     """
     nodes = _wait_for_nodes(grid, study)
     hello = encode(Hello(study=study.hash, code=code_fingerprint()))
-    replies = exchange(
-        grid, hello, message_type="query.hello", nodes=nodes, deadline=study.federation.deadline
-    )
+    replies = exchange(grid, hello, message_type="query.hello", nodes=nodes, deadline=study.federation.deadline)
     found: dict[str, int] = {}
     keys: dict[str, str] = {}
     for node, reply in sorted(replies.items()):
         site = _introduction(reply, node=node, study=study)
         if site.site in found:
-            raise FederationError(
-                f"Two sites are named {site.site!r}.", remedy="Give every site its own name."
-            )
+            raise FederationError(f"Two sites are named {site.site!r}.", remedy="Give every site its own name.")
         if site.public_key in keys.values():
             raise FederationError(
                 f"Site {site.site!r} has the key of another site.", remedy="Make a key for every site."

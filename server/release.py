@@ -75,25 +75,19 @@ def write_release(folder: Path, run: StudyRun, evidence: Evidence, *, simulated:
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
-        raise InputError(
-            f"{folder}: {error.strerror}.", remedy="Choose a folder that can be written."
-        ) from error
+        raise InputError(f"{folder}: {error.strerror}.", remedy="Choose a folder that can be written.") from error
     try:
         save_file(run.model.released_state(), draft / _WEIGHTS)
         (draft / _STUDY).write_text(run.study.text, encoding="utf-8")
         (draft / _STATEMENT).write_text(_json(statement.to_mapping()), encoding="utf-8")
         (draft / _WORDS).write_text("\n".join(statement.sentences()) + "\n", encoding="utf-8")
-        (draft / _PROVENANCE).write_text(
-            _json(_provenance(run, evidence, simulated=simulated)), encoding="utf-8"
-        )
+        (draft / _PROVENANCE).write_text(_json(_provenance(run, evidence, simulated=simulated)), encoding="utf-8")
         sums = "".join(f"{_sha256(draft / name)}  {name}\n" for name in _FILES)
         (draft / _SUMS).write_text(sums, encoding="utf-8")
         draft.chmod(0o755)
         os.replace(draft, folder)  # noqa: PTH105 - Path.replace is the same call; os names what is relied on
     except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{folder} cannot be written: {error}.", remedy="Check space and permissions."
-        ) from error
+        raise InputError(f"{folder} cannot be written: {error}.", remedy="Check space and permissions.") from error
     finally:
         # After the move there is nothing left to remove.
         shutil.rmtree(draft, ignore_errors=True)
@@ -183,16 +177,9 @@ class Release:
         masks = {column: torch.as_tensor(mask) for column, mask in allowed.items()}
         for start in range(0, count, _BATCH):
             size = min(_BATCH, count - start)
-            yield (
-                sample_where(self.model, size, allowed=masks, generator=generator)
-                .cpu()
-                .numpy()
-                .astype(np.int32)
-            )
+            yield (sample_where(self.model, size, allowed=masks, generator=generator).cpu().numpy().astype(np.int32))
 
-    def sample(
-        self, count: int, *, allowed: Mapping[int, NDArray[np.bool_]], seed: int
-    ) -> Iterator[pa.Table]:
+    def sample(self, count: int, *, allowed: Mapping[int, NDArray[np.bool_]], seed: int) -> Iterator[pa.Table]:
         """Draw synthetic records as tables of the schema's columns; see :meth:`sample_codes`."""
         codec = Codec(self.schema)
         generator = np.random.default_rng(seed)
@@ -256,9 +243,7 @@ def _check_sums(folder: Path) -> None:
         pairs = [line.split("  ", 1) for line in lines]
         sums = {name: digest for digest, name in pairs}
     except (OSError, ValueError) as error:
-        raise ReleaseError(
-            f"{folder} is no release: no readable {_SUMS}.", remedy="Check the path."
-        ) from error
+        raise ReleaseError(f"{folder} is no release: no readable {_SUMS}.", remedy="Check the path.") from error
     if set(sums) != set(_FILES):
         raise ReleaseError(f"{folder}/{_SUMS} names other files than a release has.", remedy=_FETCH)
     for name, expected in sums.items():

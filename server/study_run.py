@@ -186,7 +186,5 @@ def _checked(reply: Message, request: RoundRequest, *, model: str, site: str, ke
             bytes.fromhex(answer.signature), answer.signed_bytes()
         )
     except (InvalidSignature, ValueError) as error:
-        raise WireError(
-            "the signature is not the site's.", remedy="Somebody may be speaking for it."
-        ) from error
+        raise WireError("the signature is not the site's.", remedy="Somebody may be speaking for it.") from error
     return answer

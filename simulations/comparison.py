@@ -128,9 +128,7 @@ def compare(
     """
     train, test = hold_out(parts, seed=seed)
     pool = concatenate(list(train.values()))
-    shares = {
-        name: max(2, round(study.federation.public_records * len(r) / len(pool))) for name, r in train.items()
-    }
+    shares = {name: max(2, round(study.federation.public_records * len(r) / len(pool))) for name, r in train.items()}
     judge = _Judge(test=coded_table(test.schema, test.codes), seed=seed)
     if federated is None:
         announce("federated")

@@ -28,9 +28,7 @@ class GradientDescent(Strategy):
         """Step along the mean gradient; see :meth:`Strategy.apply`."""
         present = contributors / self.plan.study.federation.sites
         gradient = torch.as_tensor(total / (self.plan.expected_units * present))
-        public = self.model.family.public_gradient(
-            clip_norm=self.plan.study.privacy.clip_norm, generator=generator
-        )
+        public = self.model.family.public_gradient(clip_norm=self.plan.study.privacy.clip_norm, generator=generator)
         if public is not None:
             gradient = gradient + public
         self.model.step(gradient, generator=generator)

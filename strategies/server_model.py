@@ -36,9 +36,7 @@ class ServerModel:
 
     def weights(self) -> NDArray[np.float32]:
         """Return the shared weights, float32 ``[d]``: what sites receive."""
-        flat: NDArray[np.float32] = (
-            nn.utils.parameters_to_vector(self._parameters).detach().cpu().float().numpy()
-        )
+        flat: NDArray[np.float32] = nn.utils.parameters_to_vector(self._parameters).detach().cpu().float().numpy()
         return flat.copy()
 
     def step(self, gradient: Tensor, *, generator: torch.Generator) -> None:
@@ -55,9 +53,7 @@ class ServerModel:
 
     def released_state(self) -> dict[str, Tensor]:
         """Return the averaged weights of the generator, by name."""
-        return {
-            name: value.detach().cpu().clone() for name, value in self._average.module.state_dict().items()
-        }
+        return {name: value.detach().cpu().clone() for name, value in self._average.module.state_dict().items()}
 
 
 def _optimiser(parameters: list[nn.Parameter], training: Training) -> torch.optim.Optimizer:

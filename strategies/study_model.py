@@ -33,8 +33,6 @@ def build_study_model(study: Study) -> Family:
             remedy="Name the column that says whom a record is about: person = COLUMN.",
         )
     label = None if schema.target is None else schema.index(schema.target)
-    model = build_family(
-        study.model.family, study.model.options, cardinalities=schema.cardinalities, label=label
-    )
+    model = build_family(study.model.family, study.model.options, cardinalities=schema.cardinalities, label=label)
     model.initialise(generator=torch.Generator().manual_seed(study.training.seed))
     return model

@@ -7,9 +7,7 @@ from strategies.server_model import ServerModel
 from strategies.strategy import Strategy
 from strategies.updates import FederatedUpdates
 
-STRATEGIES: dict[ContributionKind, type[Strategy]] = {
-    kind.kind: kind for kind in (GradientDescent, FederatedUpdates)
-}
+STRATEGIES: dict[ContributionKind, type[Strategy]] = {kind.kind: kind for kind in (GradientDescent, FederatedUpdates)}
 
 
 def build_strategy(plan: PrivacyPlan, model: ServerModel) -> Strategy:

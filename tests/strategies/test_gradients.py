@@ -75,9 +75,7 @@ def test_the_divisor_does_not_change_with_the_records(
     np.testing.assert_allclose(ratios, 100.0, rtol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("family", "options"), [("vae", {}), ("gan", {"critic_steps": 1, "generator_rate": 0.01})]
-)
+@pytest.mark.parametrize(("family", "options"), [("vae", {}), ("gan", {"critic_steps": 1, "generator_rate": 0.01})])
 def test_a_federation_is_training_on_the_pooled_records(
     given_noise: MakeStudy, tiny_records: MakeRecords, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     family: str, options: dict[str, Any],

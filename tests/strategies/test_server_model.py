@@ -43,13 +43,12 @@ class TwoWeights(Family):
         raise NotImplementedError
 
     def free_steps(self, *, generator: torch.Generator) -> None:
+        del generator
         with torch.no_grad():
             self.own["c"] += 1.0
             self.own.steps += 1
 
-    def draw(
-        self, count: int, *, allowed: Mapping[int, Tensor], generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def draw(self, count: int, *, allowed: Mapping[int, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
 
