@@ -58,18 +58,14 @@ def independent_columns(
     return np.stack(drawn, axis=1).astype(np.int64)
 
 
-def permuted_labels(
-    codes: NDArray[np.int64], *, target: int, generator: np.random.Generator
-) -> NDArray[np.int64]:
+def permuted_labels(codes: NDArray[np.int64], *, target: int, generator: np.random.Generator) -> NDArray[np.int64]:
     """Shuffle the target column among the rows: the null of every prediction. Returns ``[n, C]``."""
     permuted = codes.copy()
     permuted[:, target] = generator.permutation(codes[:, target])
     return permuted
 
 
-def bootstrap_rows(
-    codes: NDArray[np.int64], *, rows: int, generator: np.random.Generator
-) -> NDArray[np.int64]:
+def bootstrap_rows(codes: NDArray[np.int64], *, rows: int, generator: np.random.Generator) -> NDArray[np.int64]:
     """Draw real rows with replacement, ``[rows, C]``: the fidelity of a generator that repeats them."""
     _check_rows(codes)
     return codes[generator.integers(len(codes), size=rows)]

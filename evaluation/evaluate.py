@@ -77,9 +77,7 @@ def evaluate_tables(
     )
 
 
-def _utilities(
-    real_train: CodedTable | None, real_test: CodedTable, synthetic: CodedTable
-) -> tuple[Utility, ...]:
+def _utilities(real_train: CodedTable | None, real_test: CodedTable, synthetic: CodedTable) -> tuple[Utility, ...]:
     return tuple(
         train_on_synthetic_test_on_real(
             learner=learner, real_train=real_train, real_test=real_test, synthetic=synthetic
@@ -141,17 +139,13 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = list(detection.notes)
     if real_train is None:
-        notes.append(
-            "No real training rows were given: nothing shows what training on real rows would reach."
-        )
+        notes.append("No real training rows were given: nothing shows what training on real rows would reach.")
     if real_test.target is None:
         notes.append("The schema names no target: prediction was left out.")
     for utility in utilities:
         for origin, scores in (("synthetic", utility.synthetic), ("real", utility.real)):
             learner = str(utility.learner).replace("_", " ")
-            notes += [
-                f"{learner}, trained on {origin} rows: {note}" for note in (scores.notes if scores else ())
-            ]
+            notes += [f"{learner}, trained on {origin} rows: {note}" for note in (scores.notes if scores else ())]
     smallest = min(real_test.rows, synthetic.rows)
     if smallest < FEW_ROWS:
         notes.append(f"The smallest table has {smallest} rows: every number here is a rough one.")

@@ -124,9 +124,7 @@ def column_distances(
     array([0.5])
     """
     _check_pair(real, synthetic, cardinalities)
-    return np.array(
-        [_distance(real, synthetic, cardinalities, (index,)) for index in range(len(cardinalities))]
-    )
+    return np.array([_distance(real, synthetic, cardinalities, (index,)) for index in range(len(cardinalities))])
 
 
 def pair_distances(
@@ -201,8 +199,7 @@ def _distance(
         if domain * cardinalities[index] >= _LARGEST_DOMAIN:
             both, domain = _compact(both)
         both = [
-            part * cardinalities[index] + table[:, index]
-            for part, table in zip(both, (real, synthetic), strict=True)
+            part * cardinalities[index] + table[:, index] for part, table in zip(both, (real, synthetic), strict=True)
         ]
         domain *= cardinalities[index]
     if domain > min(_DENSE_CELLS, 4 * (len(real) + len(synthetic))):

@@ -62,9 +62,7 @@ def marginal_svg(marginal: Marginal, *, prefix: str) -> str:
         return inline_svg(figure, alternative=alternative, prefix=prefix)
 
 
-def missing_svg(
-    names: Sequence[str], real: NDArray[np.float64], synthetic: NDArray[np.float64], *, prefix: str
-) -> str:
+def missing_svg(names: Sequence[str], real: NDArray[np.float64], synthetic: NDArray[np.float64], *, prefix: str) -> str:
     """Draw the share of missing values of the given columns (``[C]`` each)."""
     with drawing():
         figure = Figure(figsize=(4.4, 0.6 + 0.24 * max(len(names), 2)), layout="constrained")
@@ -113,9 +111,7 @@ def heat_map_svg(
         return inline_svg(figure, alternative=alternative, prefix=prefix)
 
 
-def roc_svg(
-    curves: Sequence[tuple[str, float, NDArray[np.float64] | None]], *, alternative: str, prefix: str
-) -> str:
+def roc_svg(curves: Sequence[tuple[str, float, NDArray[np.float64] | None]], *, alternative: str, prefix: str) -> str:
     """Draw receiver operating characteristics.
 
     Args:
@@ -163,9 +159,7 @@ def _few_bars(marginal: Marginal) -> tuple[list[str], NDArray[np.float64], NDArr
     )
 
 
-def _bars(
-    axes: Axes, labels: Sequence[str], real: NDArray[np.float64], synthetic: NDArray[np.float64]
-) -> None:
+def _bars(axes: Axes, labels: Sequence[str], real: NDArray[np.float64], synthetic: NDArray[np.float64]) -> None:
     places = np.arange(len(labels))
     axes.barh(places, real, height=0.8, color=_PALE_REAL, edgecolor=REAL, linewidth=0.5)
     axes.barh(places, synthetic, height=0.34, color=SYNTHETIC)

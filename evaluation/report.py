@@ -65,9 +65,7 @@ class Evaluation:
     detection: Detection
     notes: tuple[str, ...]
 
-    def to_json(
-        self, *, statement: Mapping[str, object] | None = None, statement_lines: Sequence[str] = ()
-    ) -> str:
+    def to_json(self, *, statement: Mapping[str, object] | None = None, statement_lines: Sequence[str] = ()) -> str:
         """Return everything as JSON (RFC 8259: no NaN), version `VERSION`.
 
         Args:
@@ -92,9 +90,7 @@ class Evaluation:
         }
         return json.dumps(found, allow_nan=False, ensure_ascii=False, indent=2)
 
-    def to_html(
-        self, *, statement: Mapping[str, object] | None = None, statement_lines: Sequence[str] = ()
-    ) -> str:
+    def to_html(self, *, statement: Mapping[str, object] | None = None, statement_lines: Sequence[str] = ()) -> str:
         """Return one page that is complete in itself: nothing is loaded, no script runs.
 
         Args:

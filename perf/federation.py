@@ -32,9 +32,7 @@ def main() -> None:
     scenario = Scenario.ready(arguments.scenario)
     study = scenario.study
     if arguments.epsilon:
-        study = replace(
-            study, privacy=replace(study.privacy, epsilon=arguments.epsilon, noise_multiplier=None)
-        )
+        study = replace(study, privacy=replace(study.privacy, epsilon=arguments.epsilon, noise_multiplier=None))
     parts = scenario.load(arguments.data, scheme=None, sites=None, seed=0)
     begin = time.perf_counter()
     found = [compare(study, parts, seed=seed) for seed in range(arguments.seeds)]

@@ -32,9 +32,7 @@ def best_milliseconds(call: Callable[[], object], *, repeats: int) -> float:
 def measure(*, sigma: float, repeats: int) -> dict[str, float]:
     """Milliseconds per million samples of exact noise, of numpy's normal, and of raw keystream words."""
     source, peer = SystemRandom(), np.random.default_rng(0)
-    noise = best_milliseconds(
-        lambda: sample_discrete_gaussian(MILLION, sigma=sigma, random=source), repeats=repeats
-    )
+    noise = best_milliseconds(lambda: sample_discrete_gaussian(MILLION, sigma=sigma, random=source), repeats=repeats)
     normal = best_milliseconds(lambda: peer.normal(0.0, sigma, MILLION), repeats=repeats)
     keystream = best_milliseconds(lambda: source.uint64(MILLION // 2), repeats=repeats)
     return {
@@ -48,9 +46,7 @@ def measure(*, sigma: float, repeats: int) -> dict[str, float]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, measure, write; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m perf.noise", description="Time exact noise against numpy."
-    )
+    parser = argparse.ArgumentParser(prog="python -m perf.noise", description="Time exact noise against numpy.")
     parser.add_argument("--json", action="store_true", help="write one flat JSON object")
     parser.add_argument("--sigma", type=float, default=2.0**16, help="noise scale in grid steps (65536)")
     parser.add_argument("--repeats", type=int, default=9, help="timings of which the best counts (9)")

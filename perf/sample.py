@@ -52,9 +52,7 @@ def write_flagship_release(folder: Path) -> None:
     study = flagship_study()
     schema = Schema.from_mapping(study.schema)
     generator = np.random.default_rng(0)
-    codes = generator.integers(
-        0, schema.cardinalities, (MADE_UP_RECORDS, len(schema.columns)), dtype=np.int32
-    )
+    codes = generator.integers(0, schema.cardinalities, (MADE_UP_RECORDS, len(schema.columns)), dtype=np.int32)
     simulate(study, {"site-1": Records(codes=codes, persons=None, schema=schema)}, release=folder)
 
 

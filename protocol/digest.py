@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from protocol.errors import WireError
 
 _MOST_DEPTH = 64
-_REMEDY = (
-    "Only null, true, false, integers, finite floats, strings, lists and string-keyed objects can be hashed."
-)
+_REMEDY = "Only null, true, false, integers, finite floats, strings, lists and string-keyed objects can be hashed."
 
 
 def canonical_json(obj: object) -> bytes:
@@ -39,9 +37,7 @@ def canonical_json(obj: object) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise WireError(
-            f"Text holds the lone surrogate {error.object[error.start]!r}.", remedy=_REMEDY
-        ) from error
+        raise WireError(f"Text holds the lone surrogate {error.object[error.start]!r}.", remedy=_REMEDY) from error
 
 
 def digest(obj: object) -> str:

@@ -179,9 +179,7 @@ _PATTERNS = {
 
 def vector_hash(vector: NDArray[Any]) -> str:
     """Return the SHA-256 of a vector's little-endian bytes, 64 hexadecimal digits."""
-    return hashlib.sha256(
-        np.ascontiguousarray(vector, dtype=vector.dtype.newbyteorder("<")).tobytes()
-    ).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(vector, dtype=vector.dtype.newbyteorder("<")).tobytes()).hexdigest()
 
 
 def encode(message: WireMessage) -> RecordDict:

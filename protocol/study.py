@@ -137,10 +137,8 @@ class PrivacyTerms:
             self.noise_multiplier == 0 or 0.01 <= self.noise_multiplier <= 1e6
         ):
             _refuse("privacy.noise_multiplier", self.noise_multiplier, "Give 0 (no privacy), or 0.01 to 1e6.")
-        if self.delta is not None and not 0 < self.delta < 1:
-            _refuse(
-                "privacy.delta", self.delta, "Give a number between 0 and 1, far below 1 / public_records."
-            )
+        if self.delta is not None and not 1e-12 <= self.delta < 1:
+            _refuse("privacy.delta", self.delta, "Give a number from 1e-12 to far below 1 / public_records.")
         if not 1e-9 <= self.sample_rate <= 1:
             _refuse("privacy.sample_rate", self.sample_rate, "Give a number from 1e-9 to 1.")
         if not 0 < self.clip_norm < float("inf"):
@@ -181,16 +179,14 @@ class FederationTerms:
         """Check ranges."""
         if not 1 <= self.sites <= 100_000:
             _refuse("federation.sites", self.sites, "Give a whole number from 1 to 100,000.")
-        if not 2 <= self.public_records <= 10**12:
+        if not 2 <= self.public_records <= 10**11:
             _refuse(
                 "federation.public_records",
                 self.public_records,
-                "Give what is publicly known, from 2 to 10^12.",
+                "Give what is publicly known, from 2 to 10^11.",
             )
         if self.minimum_sites is not None and not 1 <= self.minimum_sites <= self.sites:
-            _refuse(
-                "federation.minimum_sites", self.minimum_sites, "Give a number from 1 to federation.sites."
-            )
+            _refuse("federation.minimum_sites", self.minimum_sites, "Give a number from 1 to federation.sites.")
         for name in ("dropouts", "colluders"):
             if not 0 <= getattr(self, name) < self.sites:
                 _refuse(f"federation.{name}", getattr(self, name), "Give a number from 0 to below federation.sites.")
@@ -236,11 +232,7 @@ class Study:
 
     def __post_init__(self) -> None:
         """Check the name, which becomes part of file names, and that the unit can be told."""
-        if (
-            not self.name
-            or len(self.name) > 64
-            or not set(self.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
-        ):
+        if not self.name or len(self.name) > 64 or not set(self.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-"):
             _refuse("study.name", self.name, "Use up to 64 lower-case letters, digits and hyphens.")
         if self.privacy.unit is Unit.PERSON and not self.schema.get("person"):
             _refuse("privacy.unit", "person", "Name the schema's person key, or protect records.")
@@ -269,9 +261,7 @@ class Study:
         try:
             mapping = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise StudyError(
-                "The study is not JSON.", remedy="Pass the text that Study.text gave."
-            ) from error
+            raise StudyError("The study is not JSON.", remedy="Pass the text that Study.text gave.") from error
         if not isinstance(mapping, dict):
             _refuse("The study", type(mapping).__name__, "Pass the text that Study.text gave.")
         return cls.from_mapping(mapping)
@@ -285,9 +275,7 @@ class Study:
         """
         known = {"version", "study", "schema", "model", "training", "privacy", "federation"}
         if set(mapping) - known:
-            raise StudyError(
-                f"Unknown sections {sorted(set(mapping) - known)}.", remedy=f"Known: {sorted(known)}."
-            )
+            raise StudyError(f"Unknown sections {sorted(set(mapping) - known)}.", remedy=f"Known: {sorted(known)}.")
         version = mapping.get("version", STUDY_VERSION)
         if version != STUDY_VERSION or isinstance(version, bool):
             _refuse("version", version, f"This Cloister reads version {STUDY_VERSION}.")
@@ -365,9 +353,7 @@ def _text(value: object, key: str) -> str:
     return value
 
 
-def _check_keys(
-    table: Mapping[str, Any], name: str, *, known: Sequence[str], required: Sequence[str]
-) -> None:
+def _check_keys(table: Mapping[str, Any], name: str, *, known: Sequence[str], required: Sequence[str]) -> None:
     """Refuse keys that are unknown, and the lack of those that are needed."""
     for key in table:
         if key not in known:

@@ -75,11 +75,7 @@ class Bins:
     def centres(self) -> Floats:
         """Give the mid-point of each cell, float64 [B]; a single value is its own mid-point."""
         low, high = self.edges[:-1], self.edges[1:]
-        return (
-            low + (high - low - 1) / 2
-            if self.whole
-            else np.where(self._single(), low, low + (high - low) / 2)
-        )
+        return low + (high - low - 1) / 2 if self.whole else np.where(self._single(), low, low + (high - low) / 2)
 
     def labels(self) -> tuple[str, ...]:
         """Name each cell for people: ``39``, ``40 to 49`` or ``[0.5, 1.5)``."""
@@ -160,14 +156,10 @@ def explicit_bins(edges: Sequence[float], *, points: Sequence[float], whole: boo
     """
     inner = np.asarray(edges, dtype=np.float64)
     if len(inner) < 2 or not np.all(inner[1:] > inner[:-1]):
-        raise SchemaError(
-            f"{where}: the edges do not increase.", remedy="Give at least two, each above the last."
-        )
+        raise SchemaError(f"{where}: the edges do not increase.", remedy="Give at least two, each above the last.")
     outside = [point for point in points if not inner[0] <= point <= inner[-1]]
     if outside:
-        raise SchemaError(
-            f"{where}: point {outside[0]:g} is out of bounds.", remedy="Put points within the bounds."
-        )
+        raise SchemaError(f"{where}: point {outside[0]:g} is out of bounds.", remedy="Put points within the bounds.")
     own = np.asarray(points, dtype=np.float64)
     cuts = np.concatenate([inner[:-1], _after(inner[-1:], whole=whole), own, _after(own, whole=whole)])
     return Bins(edges=np.unique(cuts), whole=whole)

@@ -125,9 +125,7 @@ class Codec:
             RecordsError: The codes have another shape or are out of range.
         """
         check_codes(codes, self.schema)
-        numbers_of = [
-            column.code_numbers[codes[:, index]] for index, column in enumerate(self.schema.columns)
-        ]
+        numbers_of = [column.code_numbers[codes[:, index]] for index, column in enumerate(self.schema.columns)]
         return np.stack(numbers_of, axis=1)
 
 
@@ -180,14 +178,10 @@ def check_columns(batch: pa.RecordBatch | pa.Table, schema: Schema, *, source: s
         )
     lacking = [name for name in schema.names if name not in found]
     if lacking:
-        raise RecordsError(
-            f"{source}: column {lacking[0]}: is not there.", remedy="Mend its name, or the schema."
-        )
+        raise RecordsError(f"{source}: column {lacking[0]}: is not there.", remedy="Mend its name, or the schema.")
     twice = [name for name in present if present.count(name) > 1]
     if twice:
-        raise RecordsError(
-            f"{source}: column {twice[0]}: occurs twice.", remedy="Give every column its own name."
-        )
+        raise RecordsError(f"{source}: column {twice[0]}: occurs twice.", remedy="Give every column its own name.")
     for name in present:
         if name not in known:
             raise _unmentioned(name, flat(batch.column(name)), source)
@@ -241,9 +235,7 @@ class _NamedCodec:
         if text is None:
             rejects.add(self.column.name, Fault.UNREADABLE, int((indices >= 0).sum()))
             return np.zeros(len(array), dtype=np.int32)
-        per_text = np.append(
-            self._codes_of(text, truths=pa.types.is_boolean(unique.type)), self._missing_code()
-        )
+        per_text = np.append(self._codes_of(text, truths=pa.types.is_boolean(unique.type)), self._missing_code())
         codes: Codes = per_text[indices].astype(np.int32)
         self._count(codes, rejects)
         return codes

@@ -118,9 +118,7 @@ class Column:
     def __post_init__(self) -> None:
         """Check the fields against each other."""
         if not self.name or self.name != self.name.strip():
-            raise SchemaError(
-                f"A column is named {self.name!r}.", remedy="Give a name without blanks around it."
-            )
+            raise SchemaError(f"A column is named {self.name!r}.", remedy="Give a name without blanks around it.")
         _closed(self, "kind", Kind)
         _closed(self, "scale", Scale)
         _closed(self, "out_of_bounds", OutOfBounds)
@@ -162,19 +160,13 @@ class Column:
         self._check_texts("aliases", tuple(alias for alias, _ in self.aliases))
         for alias, category in self.aliases:
             if category not in self.categories:
-                raise self._wrong(
-                    f"alias {alias!r} stands for {category!r}", "Let it stand for one of the categories."
-                )
+                raise self._wrong(f"alias {alias!r} stands for {category!r}", "Let it stand for one of the categories.")
             if alias in self.categories:
                 raise self._wrong(f"{alias!r} is an alias and a category", "Remove one of the two.")
         if self.other and OTHER in self.categories:
-            raise self._wrong(
-                f"{OTHER!r} is a category although other = true", f"Remove the category {OTHER!r}."
-            )
+            raise self._wrong(f"{OTHER!r} is a category although other = true", f"Remove the category {OTHER!r}.")
         if self.missing and MISSING in self.categories:
-            raise self._wrong(
-                f"{MISSING!r} is a category although missing = true", "Add it to missing_values instead."
-            )
+            raise self._wrong(f"{MISSING!r} is a category although missing = true", "Add it to missing_values instead.")
 
     def _check_texts(self, what: str, texts: tuple[str, ...]) -> None:
         if len(set(texts)) < len(texts):
@@ -182,9 +174,7 @@ class Column:
             raise self._wrong(f"{what} holds {twice!r} twice", "List each once.")
         for text in texts:
             if not text or text != text.strip():
-                raise self._wrong(
-                    f"{what} holds {text!r}", "Write it without blanks around it, and not empty."
-                )
+                raise self._wrong(f"{what} holds {text!r}", "Write it without blanks around it, and not empty.")
 
     def _check_booleans(self) -> None:
         if bool(self.true_values) != bool(self.false_values):
@@ -212,13 +202,9 @@ class Column:
         for field in ("lower", "upper"):
             object.__setattr__(self, field, self._settled(field, getattr(self, field)))
         for field in ("edges", "points"):
-            object.__setattr__(
-                self, field, tuple(self._settled(field, value) for value in getattr(self, field))
-            )
+            object.__setattr__(self, field, tuple(self._settled(field, value) for value in getattr(self, field)))
         if self.position(self.lower) >= self.position(self.upper):
-            raise self._wrong(
-                f"lower {self.lower} is not below upper {self.upper}", "Give bounds in increasing order."
-            )
+            raise self._wrong(f"lower {self.lower} is not below upper {self.upper}", "Give bounds in increasing order.")
 
     def _settled(self, field: str, value: Number | str) -> Number | str:
         if self.kind is Kind.DATE:
@@ -244,15 +230,9 @@ class Column:
         """Refuse tokens for a missing value that are also a proper value of this column."""
         for token in tokens:
             if token in self.categories or token in (alias for alias, _ in self.aliases):
-                raise self._wrong(
-                    f"{token!r} is a category and means missing", "Keep one of the two meanings."
-                )
-            if self.kind is Kind.BOOLEAN and token.lower() in self.words(truth=True) + self.words(
-                truth=False
-            ):
-                raise self._wrong(
-                    f"{token!r} is a truth value and means missing", "Keep one of the two meanings."
-                )
+                raise self._wrong(f"{token!r} is a category and means missing", "Keep one of the two meanings.")
+            if self.kind is Kind.BOOLEAN and token.lower() in self.words(truth=True) + self.words(truth=False):
+                raise self._wrong(f"{token!r} is a truth value and means missing", "Keep one of the two meanings.")
             if self.kind in BOUNDED and self._within(token):
                 raise self._wrong(
                     f"{token!r} means missing and lies within the bounds", "Choose bounds that leave it out."
@@ -316,9 +296,7 @@ class Column:
             return self.cells.labels()
         days = [EPOCH + datetime.timedelta(days=int(day)) for day in self.cells.edges[:-1]]
         lasts = [EPOCH + datetime.timedelta(days=int(day) - 1) for day in self.cells.edges[1:]]
-        return tuple(
-            f"{day}" if day == last else f"{day} to {last}" for day, last in zip(days, lasts, strict=True)
-        )
+        return tuple(f"{day}" if day == last else f"{day} to {last}" for day, last in zip(days, lasts, strict=True))
 
     @cached_property
     def code_numbers(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -114,9 +114,7 @@ def read_records(source: Source, *, schema: Schema) -> Records:
         if schema.person is not None:
             keys.append(_person_keys(batch, schema, rejects, source.name))
     if not rejects.rows:
-        raise RecordsError(
-            f"{source.name}: holds no records.", remedy="Give a source with at least one record."
-        )
+        raise RecordsError(f"{source.name}: holds no records.", remedy="Give a source with at least one record.")
     rejects.refuse(source.name)
     persons = _dense(keys) if schema.person is not None else None
     return Records(codes=np.concatenate(codes), persons=persons, schema=schema)
@@ -139,6 +137,4 @@ def _person_keys(batch: pa.RecordBatch, schema: Schema, rejects: Rejects, source
 def _dense(keys: list[pa.Array]) -> Rows:
     """Number persons in the order of their first record."""
     encoded = pa.chunked_array(keys, pa.string()).combine_chunks()
-    return np.asarray(
-        flat(encoded).dictionary_encode().indices.to_numpy(zero_copy_only=False), dtype=np.int64
-    )
+    return np.asarray(flat(encoded).dictionary_encode().indices.to_numpy(zero_copy_only=False), dtype=np.int64)

@@ -59,9 +59,7 @@ def _table(location: str | Path, form: Format) -> tuple[pa.Table, str]:
     source = open_location(location, form=form, drop=())
     tables = [pa.Table.from_batches([batch]) for batch in source.batches()]
     if not sum(len(table) for table in tables):
-        raise RecordsError(
-            f"{source.name}: holds no records.", remedy="Give a source with at least one record."
-        )
+        raise RecordsError(f"{source.name}: holds no records.", remedy="Give a source with at least one record.")
     try:
         return pa.concat_tables(tables, promote_options="permissive"), source.name
     except (pa.ArrowInvalid, pa.ArrowTypeError):
@@ -103,7 +101,5 @@ def _toml(value: Any) -> str:
     if isinstance(value, list):
         items = [_toml(item) for item in value]
         line = f"[{', '.join(items)}]"
-        return (
-            line if len(line) <= _LONGEST_LINE else "[\n" + "".join(f"    {item},\n" for item in items) + "]"
-        )
+        return line if len(line) <= _LONGEST_LINE else "[\n" + "".join(f"    {item},\n" for item in items) + "]"
     return tomli_w.dumps({"value": value}).strip().removeprefix("value = ")

@@ -50,9 +50,7 @@ def plain(made: Any) -> dict[str, Plain]:
         Texts, numbers, booleans, lists and dictionaries.
     """
     kept = {
-        field.name: getattr(made, field.name)
-        for field in fields(made)
-        if getattr(made, field.name) != field.default
+        field.name: getattr(made, field.name) for field in fields(made) if getattr(made, field.name) != field.default
     }
     return {name: _plain_value(name, value) for name, value in kept.items()}
 

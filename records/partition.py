@@ -68,9 +68,7 @@ def _labels(records: Records, units: int) -> npt.NDArray[np.int32]:
     """Give the target code of each unit: that of its first record."""
     target = records.schema.target
     if target is None:
-        raise StudyError(
-            "partition = dirichlet without a target.", remedy="Set target in the schema, or use iid."
-        )
+        raise StudyError("partition = dirichlet without a target.", remedy="Set target in the schema, or use iid.")
     first = np.full(units, len(records))
     np.minimum.at(first, records.units, np.arange(len(records)))
     return np.asarray(records.codes[first, records.schema.index(target)], dtype=np.int32)
@@ -101,9 +99,7 @@ def _dirichlet(
     return site_of_unit
 
 
-def _feed_empty_sites(
-    site_of_unit: npt.NDArray[np.int64], sites: int, generator: np.random.Generator
-) -> None:
+def _feed_empty_sites(site_of_unit: npt.NDArray[np.int64], sites: int, generator: np.random.Generator) -> None:
     sizes = np.bincount(site_of_unit, minlength=sites)
     for empty in np.flatnonzero(sizes == 0):
         largest = int(np.argmax(sizes))
@@ -116,9 +112,7 @@ def _by_column(records: Records, name: str, sites: int) -> list[Rows]:
     try:
         codes = records.codes[:, records.schema.index(name)]
     except SchemaError as error:
-        raise StudyError(
-            f"partition = column:{name}: there is no such column.", remedy=error.remedy
-        ) from None
+        raise StudyError(f"partition = column:{name}: there is no such column.", remedy=error.remedy) from None
     present, counts = np.unique(codes, return_counts=True)
     if sites > len(present):
         raise StudyError(

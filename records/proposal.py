@@ -73,15 +73,11 @@ def propose(name: str, array: pa.Array, form: Format) -> Proposal:
     unique = int(pc.count_distinct(present).as_py())
     reason = _reason(name, array, present, unique)
     if reason:
-        return Proposal(
-            name=name, reason=reason, repeats=len(present) < FEW_ROWS * unique < FEW_ROWS * len(present)
-        )
+        return Proposal(name=name, reason=reason, repeats=len(present) < FEW_ROWS * unique < FEW_ROWS * len(present))
     missing = _missing_keys(text, array)
     keys = _described(array, present, missing, form)
     if not keys:
-        return Proposal(
-            name=name, reason="free text, or more categories than a model can learn: group them first"
-        )
+        return Proposal(name=name, reason="free text, or more categories than a model can learn: group them first")
     keys = {"name": name, **keys, **missing}
     if not _fits(keys, array, form):
         return Proposal(name=name, reason="values of several kinds, to be described by hand")

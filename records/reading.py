@@ -106,9 +106,7 @@ def _text_numbers(array: pa.Array, tokens: tuple[str, ...], decimal: str) -> Rea
         values = pc.cast(present, pa.float64())
         readable = pc.is_valid(present)
     except pa.ArrowInvalid:
-        readable = pc.or_(
-            pc.match_substring_regex(present, _NUMBER), pc.match_substring_regex(present, _NOT_FINITE)
-        )
+        readable = pc.or_(pc.match_substring_regex(present, _NUMBER), pc.match_substring_regex(present, _NOT_FINITE))
         values = pc.cast(pc.if_else(readable, present, pa.scalar(None, pa.string())), pa.float64())
     gone = truth(missing)
     unreadable = ~truth(readable) & ~gone
@@ -120,14 +118,10 @@ def _text_numbers(array: pa.Array, tokens: tuple[str, ...], decimal: str) -> Rea
 def _typed_numbers(array: pa.Array) -> Reading:
     missing = truth(pc.is_null(array))
     kind = array.type
-    if not (
-        pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or _exact(kind)
-    ):
+    if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or _exact(kind)):
         return Reading(values=np.zeros(len(array)), missing=missing, unreadable=~missing)
     wide = pc.cast(array, pa.uint8()) if pa.types.is_boolean(kind) else array
-    return Reading(
-        values=_floats(pc.cast(wide, pa.float64(), safe=False)), missing=missing, unreadable=missing & False
-    )
+    return Reading(values=_floats(pc.cast(wide, pa.float64(), safe=False)), missing=missing, unreadable=missing & False)
 
 
 def _exact(kind: pa.DataType) -> bool:
@@ -151,17 +145,13 @@ def days(array: pa.Array, *, tokens: tuple[str, ...], written: str | None) -> Re
     """
     indices, unique = distinct(array)
     text = texts(_dates(unique))
-    if text is None or not (
-        is_text(array) or pa.types.is_temporal(array.type) or pa.types.is_null(array.type)
-    ):
+    if text is None or not (is_text(array) or pa.types.is_temporal(array.type) or pa.types.is_null(array.type)):
         absent = indices < 0
         return Reading(values=np.zeros(len(array)), missing=absent, unreadable=~absent)
     gone = truth(pc.or_(pc.is_null(text), pc.is_in(text, value_set=pa.array(("", *tokens), pa.string()))))
     present = pc.if_else(pa.array(gone), pa.scalar(None, pa.string()), text)
     dates = _parsed(present, written if is_text(array) else None)
-    values = np.asarray(
-        pc.fill_null(pc.cast(dates, pa.int32()), 0).to_numpy(zero_copy_only=False), dtype=np.float64
-    )
+    values = np.asarray(pc.fill_null(pc.cast(dates, pa.int32()), 0).to_numpy(zero_copy_only=False), dtype=np.float64)
     bad = ~truth(pc.is_valid(dates)) & ~gone
     # Index -1 (null) reaches the entry appended last.
     return Reading(
@@ -203,9 +193,7 @@ def _by_format(text: pa.Array, written: str) -> pa.Array:
     # tells the two apart.
     early = pc.less_equal(pc.day(stamps), 3)
     again = pc.strftime(pc.if_else(early, stamps, pa.scalar(None, stamps.type)), format=written)
-    same = pc.or_(
-        pc.invert(early), pc.fill_null(pc.equal(_unpadded(again), _unpadded(text)), fill_value=False)
-    )
+    same = pc.or_(pc.invert(early), pc.fill_null(pc.equal(_unpadded(again), _unpadded(text)), fill_value=False))
     return pc.cast(pc.if_else(same, stamps, pa.scalar(None, stamps.type)), pa.date32(), safe=False)
 
 

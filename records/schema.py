@@ -51,17 +51,11 @@ class Format:
         if self.skip_rows < 0:
             raise SchemaError(f"format: skip_rows = {self.skip_rows}.", remedy="Use zero or more.")
         if self.header and self.names:
-            raise SchemaError(
-                "format: names is given although header = true.", remedy="Remove one of the two."
-            )
+            raise SchemaError("format: names is given although header = true.", remedy="Remove one of the two.")
         if not self.header and not self.names:
-            raise SchemaError(
-                "format: header = false without names.", remedy="List the names of all columns in order."
-            )
+            raise SchemaError("format: header = false without names.", remedy="List the names of all columns in order.")
         if len(set(self.names)) < len(self.names):
-            raise SchemaError(
-                "format: names holds a name twice.", remedy="Give every column a name of its own."
-            )
+            raise SchemaError("format: names holds a name twice.", remedy="Give every column a name of its own.")
         try:
             "".encode(self.encoding)
         except LookupError:
@@ -133,9 +127,7 @@ class Schema:
         listed, mentioned = set(self.format.names), set(self.source_names)
         lacking, extra = sorted(mentioned - listed), sorted(listed - mentioned)
         if lacking:
-            raise SchemaError(
-                f"Column {lacking[0]}: is not among format.names.", remedy="Add it to format.names."
-            )
+            raise SchemaError(f"Column {lacking[0]}: is not among format.names.", remedy="Add it to format.names.")
         if extra:
             raise SchemaError(
                 f"Column {extra[0]}: stands in format.names only.", remedy="Add it to columns or to drop."
@@ -157,13 +149,9 @@ class Schema:
         try:
             mapping = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
-            raise SchemaError(
-                f"{path}: {error.strerror}.", remedy="Give the path of a schema file."
-            ) from error
+            raise SchemaError(f"{path}: {error.strerror}.", remedy="Give the path of a schema file.") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SchemaError(
-                f"{path}: is not TOML: {error}.", remedy="Mend the line that is named."
-            ) from error
+            raise SchemaError(f"{path}: is not TOML: {error}.", remedy="Mend the line that is named.") from error
         return cls.from_mapping(mapping)
 
     @classmethod
@@ -185,9 +173,7 @@ class Schema:
             raise SchemaError("columns is not a list.", remedy="Write one [[columns]] table per column.")
         columns = tuple(_column(table, index) for index, table in enumerate(tables, start=1))
         form = Format(**arguments(mapping.get("format", {}), Format, where="format"))
-        return cls(
-            **arguments({**rest, "columns": []}, cls, where="schema") | {"columns": columns, "format": form}
-        )
+        return cls(**arguments({**rest, "columns": []}, cls, where="schema") | {"columns": columns, "format": form})
 
     def to_mapping(self) -> dict[str, Plain]:
         """Give the schema as texts, numbers, lists and dictionaries, without defaults.
@@ -203,9 +189,7 @@ class Schema:
 
     def canonical(self) -> bytes:
         """Give the schema as canonical JSON, the bytes that a hash or signature covers."""
-        return json.dumps(
-            self.to_mapping(), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-        ).encode()
+        return json.dumps(self.to_mapping(), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -47,8 +47,7 @@ class Card:
     def to_html(self) -> str:
         """Return the card; every text is escaped here."""
         dots = "".join(
-            f'<span class="mark {mark.kind}" style="left:{self._place(mark.value):.1f}%"></span>'
-            for mark in self.marks
+            f'<span class="mark {mark.kind}" style="left:{self._place(mark.value):.1f}%"></span>' for mark in self.marks
         )
         numbers = "".join(
             f"<div><dt>{escape(mark.name)}</dt><dd>{mark.value:.3f}</dd></div>"
@@ -113,8 +112,7 @@ def _accuracy_card(utility: Utility, target: str) -> Card:
     synthetic, real = utility.synthetic.accuracy, utility.real
     guess = utility.majority_share
     sentence = (
-        f"Trained on synthetic rows alone, a model names the right {target} for {_of_100(synthetic, 'of')} "
-        "real records"
+        f"Trained on synthetic rows alone, a model names the right {target} for {_of_100(synthetic, 'of')} real records"
     )
     marks = [Mark(kind="other", name="always the commonest", value=guess)]
     if real is not None:
@@ -186,8 +184,7 @@ def _missing_card(fidelity: Fidelity, may_be_missing: Sequence[bool]) -> Card:
     return Card(
         heading="Missing values (difference of shares)",
         value=value,
-        sentence=f"The share of missing values of a column is off by {100 * value:.1f} percentage "
-        f"points on average.",
+        sentence=f"The share of missing values of a column is off by {100 * value:.1f} percentage points on average.",
         aim="Lower is better; 0 is ideal.",
         low=0.0,
         high=max(0.2, value),

@@ -84,9 +84,7 @@ def pairs_section(names: Sequence[str], fidelity: Fidelity) -> str:
         f"the mean is {fidelity.two_way:.3f}."
     )
     picture = heat_map_svg(names, fidelity.pairs, alternative=alternative, prefix="pairs", is_signed=False)
-    worst = table(
-        ("Pair", "TVD"), _worst_pairs(names, fidelity.pairs, form=".3f"), label="The least faithful pairs"
-    )
+    worst = table(("Pair", "TVD"), _worst_pairs(names, fidelity.pairs, form=".3f"), label="The least faithful pairs")
     return section(
         "Pairs of columns",
         "Total variation distance of the joint histogram of every two columns, in hundredths where there is "
@@ -136,9 +134,7 @@ def prediction_section(utilities: Sequence[Utility], target: str) -> str:
     ]
     scores = table(("Model", "AUROC", "Accuracy", "Avg. precision"), rows, label="Scores of every model")
     classes = utilities[0].classes
-    judged = (
-        f"The positive class is {classes[1]}." if len(classes) == 2 else f"Means over {len(classes)} classes."
-    )
+    judged = f"The positive class is {classes[1]}." if len(classes) == 2 else f"Means over {len(classes)} classes."
     return section(
         f"Predicting {target}",
         "The same model trained twice, on synthetic and on real rows, and tested on the same real "
@@ -189,14 +185,10 @@ def _worst_pairs(names: Sequence[str], matrix: NDArray[np.float64], *, form: str
     first, second = np.triu_indices(len(names), k=1)
     numbers = matrix[first, second]
     order = np.argsort(-np.abs(numbers), kind="stable")[:_WORST_PAIRS]
-    return [
-        (f"{names[first[place]]} × {names[second[place]]}", format(numbers[place], form)) for place in order
-    ]
+    return [(f"{names[first[place]]} × {names[second[place]]}", format(numbers[place], form)) for place in order]
 
 
-def _association_figure(
-    names: Sequence[str], matrix: NDArray[np.float64], *, title: str, limit: float
-) -> str:
+def _association_figure(names: Sequence[str], matrix: NDArray[np.float64], *, title: str, limit: float) -> str:
     picture = heat_map_svg(
         names,
         matrix,

@@ -49,9 +49,7 @@ def _indicators(table: CodedTable, index: int) -> sparse.csr_matrix:
     )
 
 
-def _numeric_block(
-    train: CodedTable, test: CodedTable, index: int
-) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+def _numeric_block(train: CodedTable, test: CodedTable, index: int) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
     values = train.values[index]
     known = values[train.codes[:, index]]
     known = known[np.isfinite(known)]

@@ -28,9 +28,7 @@ class Outcome:
     def known(self, table: CodedTable) -> NDArray[np.bool_]:
         """Which rows have a known target, ``[n]``."""
         codes = table.codes[:, self.column]
-        return (
-            np.ones(len(codes), dtype=np.bool_) if self.missing_code is None else codes != self.missing_code
-        )
+        return np.ones(len(codes), dtype=np.bool_) if self.missing_code is None else codes != self.missing_code
 
     def labels(self, table: CodedTable) -> NDArray[np.int64]:
         """Class of every row, ``[n]``; meaningless where the target is not known."""

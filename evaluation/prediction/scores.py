@@ -37,9 +37,7 @@ def false_positive_rate() -> NDArray[np.float64]:
     return _GRID.copy()
 
 
-def score(
-    labels: NDArray[np.int64], probabilities: NDArray[np.float64], *, notes: tuple[str, ...] = ()
-) -> Scores:
+def score(labels: NDArray[np.int64], probabilities: NDArray[np.float64], *, notes: tuple[str, ...] = ()) -> Scores:
     """Score predicted probabilities.
 
     Args:
@@ -71,9 +69,7 @@ def score(
         average_precision=float(
             np.mean([average_precision_score(labels == index, probabilities[:, index]) for index in judged])
         ),
-        true_positive_rate=np.mean(
-            [_curve(labels == index, probabilities[:, index]) for index in judged], axis=0
-        ),
+        true_positive_rate=np.mean([_curve(labels == index, probabilities[:, index]) for index in judged], axis=0),
         notes=notes,
     )
 

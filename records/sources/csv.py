@@ -152,9 +152,7 @@ class CsvSource:
                 remedy='Set encoding in [format] of the schema, often "latin-1".',
             )
         if "Could not skip" in text or "Empty CSV" in text:
-            return RecordsError(
-                f"{self.name}: holds no records.", remedy="Give a file with records below its header."
-            )
+            return RecordsError(f"{self.name}: holds no records.", remedy="Give a file with records below its header.")
         return RecordsError(
             f"{self.name}: cannot be read as separated text ({type(error).__name__}).",
             remedy="Check that the file is whole, and separator, quote and encoding in [format].",

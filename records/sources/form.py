@@ -101,9 +101,7 @@ def _decimal(rows: list[list[str]], separator: str) -> str:
 def _has_header(rows: list[list[str]]) -> bool:
     """Guess whether the first row names the columns: different texts, no number, none occurring below."""
     first, rest = rows[0], rows[1:]
-    if any(_is_number(field.replace(",", ".")) or field == "?" for field in first) or len(set(first)) < len(
-        first
-    ):
+    if any(_is_number(field.replace(",", ".")) or field == "?" for field in first) or len(set(first)) < len(first):
         return False
     below = [{row[index] for row in rest if index < len(row)} for index in range(len(first))]
     return not any(name and name in fields for name, fields in zip(first, below, strict=True))

@@ -102,9 +102,7 @@ class SqlSource:
     def _check_file(self, url: sql.URL) -> None:
         """Refuse a SQLite file that is not there: SQLite itself would make an empty one."""
         if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
-            raise RecordsError(
-                f"{self.name}: there is no such file.", remedy="Check the path: sqlite:///FILE#TABLE."
-            )
+            raise RecordsError(f"{self.name}: there is no such file.", remedy="Check the path: sqlite:///FILE#TABLE.")
 
 
 def _is_query(wanted: str) -> bool:

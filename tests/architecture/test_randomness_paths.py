@@ -110,9 +110,7 @@ def faults(source: str, name: str) -> list[str]:
 def test_no_global_generator_in_a_privacy_path():
     files = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
     assert ROOT / "protocol" / "randomness.py" in files
-    found = [
-        fault for path in files for fault in faults(path.read_text("utf-8"), str(path.relative_to(ROOT)))
-    ]
+    found = [fault for path in files for fault in faults(path.read_text("utf-8"), str(path.relative_to(ROOT)))]
     assert not found, "take a RandomSource, or a generator seeded by its seed64():\n" + "\n".join(found)
 
 

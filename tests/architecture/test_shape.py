@@ -60,9 +60,7 @@ def raised(tree: ast.Module, package: str) -> list[str]:
         if not isinstance(node, ast.Raise) or node.exc is None:
             continue
         name = ast.unparse(node.exc.func if isinstance(node.exc, ast.Call) else node.exc)
-        made_elsewhere = (
-            name.split(".")[-1].lstrip("_")[:1].islower()
-        )  # a variable, or a function that returns one
+        made_elsewhere = name.split(".")[-1].lstrip("_")[:1].islower()  # a variable, or a function that returns one
         if name not in allowed and not made_elsewhere:
             found.append(f"{node.lineno}: raises {name}")
     return found
@@ -120,9 +118,7 @@ def test_too_long_is_found():
 def test_no_other_top_level_folder():
     found = {path.name for path in ROOT.iterdir() if path.is_dir() and any(path.rglob("*.py"))}
     odd = {name for name in found - FOLDERS - MADE_AGAIN if not name.startswith(".")}
-    assert not odd, (
-        f"{sorted(odd)}: dependencies install packages of such names, and Flower's bundle drops others."
-    )
+    assert not odd, f"{sorted(odd)}: dependencies install packages of such names, and Flower's bundle drops others."
 
 
 def test_every_package_is_installed():
@@ -152,9 +148,7 @@ def test_names_say_what_is_inside():
 
 def test_only_the_command_line_prints():
     quiet = {name: tree for name, tree in product().items() if not name.startswith(("cli/", "perf/"))}
-    calls = [
-        (name, node) for name, tree in quiet.items() for node in ast.walk(tree) if isinstance(node, ast.Call)
-    ]
+    calls = [(name, node) for name, tree in quiet.items() for node in ast.walk(tree) if isinstance(node, ast.Call)]
     found = [f"{name}:{call.lineno}" for name, call in calls if ast.unparse(call.func) == "print"]
     assert calls
     assert not found, found
@@ -162,9 +156,7 @@ def test_only_the_command_line_prints():
 
 def test_every_error_is_in_the_one_tree():
     # Benchmarks are run by us, not by users: what fails there may fail as it likes.
-    trees = {
-        name: tree for name, tree in product().items() if not name.startswith(("protocol/errors.py", "perf/"))
-    }
+    trees = {name: tree for name, tree in product().items() if not name.startswith(("protocol/errors.py", "perf/"))}
     found = [f"{name}:{fault}" for name, tree in trees.items()
              for fault in raised(tree, name.split("/")[0]) + own_errors(tree)]  # fmt: skip
     assert not found, "raise an error of protocol/errors.py:\n" + "\n".join(found)
@@ -212,9 +204,7 @@ def machine_paths(text: str) -> list[str]:
 def test_no_path_of_a_machine():
     files = [path for folder in (*PACKAGES, "docs", "scripts", ".ci") for path in (ROOT / folder).rglob("*")]
     files += [path for path in ROOT.glob("*.*") if path.suffix in {".md", ".toml", ".txt"}]
-    files = [
-        path for path in [*files, ROOT / "Makefile"] if path.is_file() and "__pycache__" not in path.parts
-    ]
+    files = [path for path in [*files, ROOT / "Makefile"] if path.is_file() and "__pycache__" not in path.parts]
     named = {path: machine_paths(path.read_text("utf-8", errors="ignore")) for path in files}
     assert not any(named.values()), {str(path): found for path, found in named.items() if found}
 
@@ -233,9 +223,7 @@ def test_versions_agree():
 def test_constraints_pin_what_is_asked_for_and_name_no_place():
     lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     pins = [line for line in lines if not line.startswith("#")]
-    odd = [
-        line for line in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][\w.]*(; \w+ [!=]= '\w+')?", line)
-    ]
+    odd = [line for line in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][\w.]*(; \w+ [!=]= '\w+')?", line)]
     assert not odd, odd
     pinned = {line.partition("==")[0].lower().replace("_", "-") for line in pins}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]

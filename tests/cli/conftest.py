@@ -76,10 +76,7 @@ def odd_release(tmp_path_factory) -> Path:
         }
     )
     schema = Schema.from_mapping(SCHEMA)
-    parts = {
-        f"site-{seed}": Records(codes=odd_codes(100, seed=seed), persons=None, schema=schema)
-        for seed in (1, 2)
-    }
+    parts = {f"site-{seed}": Records(codes=odd_codes(100, seed=seed), persons=None, schema=schema) for seed in (1, 2)}
     folder = tmp_path_factory.mktemp("cli") / "release"
     simulate(study, parts, release=folder)
     return folder

@@ -94,9 +94,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("arguments", "problem", "remedy"), REFUSALS)
-def test_refusal_is_one_line_with_a_remedy_and_status_one(
-    cloister, odd_release, tmp_path, arguments, problem, remedy
-):
+def test_refusal_is_one_line_with_a_remedy_and_status_one(cloister, odd_release, tmp_path, arguments, problem, remedy):
     places = {"release": odd_release, "none": tmp_path / "none", "folder": tmp_path}
     status, out, err = cloister(*(argument.format(**places) for argument in arguments))
     assert (status, out) == (1, "")

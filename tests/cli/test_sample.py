@@ -53,9 +53,7 @@ def test_the_same_rows_in_every_form(cloister, odd_release, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.csv", "rows.csv.gz"])
-def test_one_seed_gives_the_same_bytes_and_another_does_not(
-    cloister, odd_release, tmp_path, name, monkeypatch
-):
+def test_one_seed_gives_the_same_bytes_and_another_does_not(cloister, odd_release, tmp_path, name, monkeypatch):
     written = []
     for folder, seed in (("a", 7), ("b", 7), ("c", 8)):
         (tmp_path / folder).mkdir()
@@ -96,9 +94,7 @@ def test_conditions_hold_in_every_row(cloister, odd_release, tmp_path):
 
 def test_parquet_carries_the_statement_and_names_the_release(cloister, odd_release, tmp_path, sums_hash):
     target = tmp_path / "a.parquet"
-    status, out, _ = cloister(
-        "sample", odd_release, "-o", target, "--seed", 3, "--where", "age>=23", "--json"
-    )
+    status, out, _ = cloister("sample", odd_release, "-o", target, "--seed", 3, "--where", "age>=23", "--json")
     assert status == 0
     found = json.loads(out)
     seconds = found.pop("seconds")

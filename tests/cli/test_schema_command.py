@@ -4,9 +4,7 @@ import json
 
 from records.schema import Schema
 
-TEXT = "age,ward,mail\n" + "".join(
-    f"{20 + row % 40},{'AB'[row % 2]},p{row}@example.org\n" for row in range(80)
-)
+TEXT = "age,ward,mail\n" + "".join(f"{20 + row % 40},{'AB'[row % 2]},p{row}@example.org\n" for row in range(80))
 
 
 def test_a_draft_loads_and_fits_its_file(cloister, tmp_path):
@@ -14,9 +12,7 @@ def test_a_draft_loads_and_fits_its_file(cloister, tmp_path):
     data.write_text(TEXT, "utf-8")
     status, out, err = cloister("schema", "draft", data, "-o", drafted)
     assert (status, out) == (0, "")
-    assert (
-        err == f"{drafted}: keep it at the site until the values marked in it are replaced by public ones.\n"
-    )
+    assert err == f"{drafted}: keep it at the site until the values marked in it are replaced by public ones.\n"
     schema = Schema.from_toml(drafted)
     assert schema.names == ("age", "ward")
     assert schema.drop == ("mail",)

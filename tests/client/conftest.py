@@ -1,6 +1,6 @@
 """A site that stands alone, and a coordinator who asks it one thing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -72,7 +72,7 @@ def hello() -> Callable[..., Hello]:
 
 
 @pytest.fixture
-def ask() -> Iterator[Callable[..., Any]]:
+def ask() -> Callable[..., Any]:
     """Return a function that sends a message to a site through its real app, and reads the answer."""
 
     def send(site: Site, message: Any, *, message_type: str | None = None) -> Any:
@@ -87,7 +87,7 @@ def ask() -> Iterator[Callable[..., Any]]:
         expected = Introduction if message_type == "query.hello" else Contribution
         return decode(reply.content, expected, Refusal)
 
-    yield send
+    return send
 
 
 @pytest.fixture

@@ -51,21 +51,15 @@ def test_a_file_by_another_name_is_refused(tmp_path: Path, tiny_study: Callable[
         Approvals.from_folder(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "rest", [b"", b"{", b"[]", b"\xff\xfe", b'{"privacy": {}}', b"[" * 100_000, b'{"study": 1}']
-)
-def test_a_damaged_file_is_refused_as_changed(
-    tmp_path: Path, tiny_study: Callable[..., Study], rest: bytes
-) -> None:
+@pytest.mark.parametrize("rest", [b"", b"{", b"[]", b"\xff\xfe", b'{"privacy": {}}', b"[" * 100_000, b'{"study": 1}'])
+def test_a_damaged_file_is_refused_as_changed(tmp_path: Path, tiny_study: Callable[..., Study], rest: bytes) -> None:
     path = Approvals.record(tiny_study(), tmp_path)
     path.write_bytes(rest)
     with pytest.raises(ApprovalError, match=path.name):
         Approvals.from_folder(tmp_path)
 
 
-def test_white_space_changes_nothing_that_was_approved(
-    tmp_path: Path, tiny_study: Callable[..., Study]
-) -> None:
+def test_white_space_changes_nothing_that_was_approved(tmp_path: Path, tiny_study: Callable[..., Study]) -> None:
     path = Approvals.record(tiny_study(), tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")), indent=4), "utf-8")
     assert Approvals.from_folder(tmp_path).study(tiny_study().hash) == tiny_study()

@@ -154,9 +154,7 @@ def test_a_new_run_pays_again_until_the_ceiling_stops_it(
     study = tiny_study()
     site = make_site(study)
     answers = [
-        ask(site, first_request(study, run=f"{run:064x}", round=number))
-        for run in range(2)
-        for number in (1, 2, 3)
+        ask(site, first_request(study, run=f"{run:064x}", round=number)) for run in range(2) for number in (1, 2, 3)
     ]
     kinds = [type(answer) for answer in answers]
     assert kinds == [Contribution] * 3 + [Refusal] * 3, "the policy's ceiling is the promise of one run"
@@ -320,9 +318,12 @@ def test_a_contribution_is_signed_over_everything_it_says(
     public.verify(bytes.fromhex(answer.signature), answer.signed_bytes())
     assert answer.model == vector_hash(request.vector)
     assert answer.site == "north"
-    others: list[dict[str, Any]] = [
-        {name: "0" * 64} for name in ("study", "run", "model", "entry")
-    ] + [{"round": 2}, {"site": "south"}, {"kind": ContributionKind.UPDATES}, {"vector": answer.vector + 1}]
+    others: list[dict[str, Any]] = [{name: "0" * 64} for name in ("study", "run", "model", "entry")] + [
+        {"round": 2},
+        {"site": "south"},
+        {"kind": ContributionKind.UPDATES},
+        {"vector": answer.vector + 1},
+    ]
     bodies = {replace(answer, **change).signed_bytes() for change in others} | {answer.signed_bytes()}
     assert len(bodies) == len(others) + 1
 

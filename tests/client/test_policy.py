@@ -90,9 +90,7 @@ def test_a_policy_that_cannot_be_read_is_no_permission(tmp_path: Path) -> None:
         ({"minimum_sites": 3}, "2 sites"),
     ],
 )
-def test_the_term_at_fault_is_named(
-    tiny_study: Callable[..., Study], terms: dict[str, Any], named: str
-) -> None:
+def test_the_term_at_fault_is_named(tiny_study: Callable[..., Study], terms: dict[str, Any], named: str) -> None:
     plan = PrivacyPlan.from_study(tiny_study())
     Policy(epsilon=5.0, delta=1e-4).check(plan)
     with pytest.raises(ApprovalError, match=named):

@@ -158,9 +158,7 @@ def test_a_key_is_readable_by_its_owner_alone_and_never_replaced(tmp_path: Path)
     assert key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) == before
 
 
-def test_the_app_finds_a_site_by_its_folder_or_its_number(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_app_finds_a_site_by_its_folder_or_its_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
     assert locate_site(context()).name == "north"
     monkeypatch.setenv(FOLDER_VARIABLE, str(folder.parent))

@@ -43,10 +43,7 @@ def slow_sum(study: Study, records: Records, weights: np.ndarray, random: Determ
             codes = torch.as_tensor(records.codes[row : row + 1])
             loss = module.unit_loss(codes, generator=torch.Generator().manual_seed(seed))
             parts = torch.autograd.grad(loss.sum(), trainable, allow_unused=True)
-            flat = [
-                (torch.zeros_like(p) if g is None else g).flatten()
-                for p, g in zip(trainable, parts, strict=True)
-            ]
+            flat = [(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(trainable, parts, strict=True)]
             rows.append(torch.cat(flat).double().numpy())
         mean = np.mean(rows, axis=0)
         total += mean * min(1.0, study.privacy.clip_norm / np.linalg.norm(mean))
@@ -73,9 +70,7 @@ def test_gradient_sum_is_that_of_the_slow_twin(
         np.testing.assert_allclose(found, expected, atol=2e-6 * max(1.0, np.abs(expected).max()))
 
 
-def test_a_persons_records_make_one_clipped_gradient(
-    tiny_study: MakeStudy, tiny_records: MakeRecords
-) -> None:
+def test_a_persons_records_make_one_clipped_gradient(tiny_study: MakeStudy, tiny_records: MakeRecords) -> None:
     study = tiny_study(schema={"person": "who"}, privacy={"unit": "person", "clip_norm": 0.05})
     records = with_persons(tiny_records(9), study, [2, 0, 2, 2, 1, 2, 0, 2, 2])
     weights = start(study)
@@ -83,9 +78,7 @@ def test_a_persons_records_make_one_clipped_gradient(
     seen = set()
     for seed in range(6):
         found = trainer.gradient_sum(weights, random=DeterministicRandom(seed))
-        np.testing.assert_allclose(
-            found, slow_sum(study, records, weights, DeterministicRandom(seed)), atol=1e-6
-        )
+        np.testing.assert_allclose(found, slow_sum(study, records, weights, DeterministicRandom(seed)), atol=1e-6)
         seen.add(round(float(np.linalg.norm(found)) / 0.05, 2))
         assert np.linalg.norm(found) <= 3 * 0.05 + 1e-9, "three persons gave more than three clip norms"
     assert len(seen) > 1
@@ -111,9 +104,7 @@ def test_a_record_study_counts_records_though_persons_are_known(
     assert np.linalg.norm(found) > 0.05 * 1.01
 
 
-def test_a_local_update_is_steps_of_noisy_descent_written_out(
-    tiny_study: MakeStudy, tiny_records: MakeRecords
-) -> None:
+def test_a_local_update_is_steps_of_noisy_descent_written_out(tiny_study: MakeStudy, tiny_records: MakeRecords) -> None:
     training = {"strategy": "updates", "local_steps": 3, "local_learning_rate": 0.2, "update_norm": 1e6}
     study = tiny_study(training=training)
     plan, records, weights = PrivacyPlan.from_study(study), tiny_records(20), start(study)
@@ -144,9 +135,7 @@ def test_weights_of_another_model_are_refused(tiny_study: MakeStudy, tiny_record
             trainer.gradient_sum(weights, random=DeterministicRandom(0))
 
 
-def test_a_trainer_does_not_change_what_it_was_given(
-    tiny_study: MakeStudy, tiny_records: MakeRecords
-) -> None:
+def test_a_trainer_does_not_change_what_it_was_given(tiny_study: MakeStudy, tiny_records: MakeRecords) -> None:
     study = tiny_study()
     weights = start(study)
     weights.setflags(write=False)

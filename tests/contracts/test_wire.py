@@ -258,7 +258,8 @@ def malformed(study: Study) -> list[RecordDict]:
     for name, value in (("round", 0), ("round", TEXT), ("run", TEXT), ("study", TEXT), ("version", 2), (TEXT, 1)):
         header = ConfigRecord({**request["header"], name: value})
         found.append(RecordDict({"header": header, "vector": request["vector"]}))
-    for vector in (ArrayRecord(), ArrayRecord({"vector": request["vector"]["vector"], TEXT: request["vector"]["vector"]})):
+    array = request["vector"]["vector"]
+    for vector in (ArrayRecord(), ArrayRecord({"vector": array, TEXT: array})):
         found.append(RecordDict({"header": request["header"], "vector": vector}))
     found.append(RecordDict({**request, TEXT: MetricRecord({TEXT: 1.0})}))
     return found

@@ -11,9 +11,7 @@ from evaluation.association import associations, correlation_ratio, cramers_v, p
 
 def slow_cramers_v(first, second):
     """Bergsma 2013, equations for the corrected V, on the full contingency table."""
-    table = np.array(
-        [[np.sum((first == a) & (second == b)) for b in np.unique(second)] for a in np.unique(first)]
-    )
+    table = np.array([[np.sum((first == a) & (second == b)) for b in np.unique(second)] for a in np.unique(first)])
     n, (r, c) = table.sum(), table.shape
     if min(r, c) < 2:
         return 0.0
@@ -48,12 +46,8 @@ def test_fast_associations_equal_their_slow_twins(seed, rows, strength):
     numbers[generator.random(rows) < 0.1] = np.nan
     known = np.isfinite(numbers)
     assert cramers_v(first, second) == pytest.approx(slow_cramers_v(first, second), abs=1e-9)
-    assert correlation_ratio(numbers, second) == pytest.approx(
-        slow_correlation_ratio(numbers, second), abs=1e-6
-    )
-    assert pearson(numbers, others) == pytest.approx(
-        pearsonr(numbers[known], others[known]).statistic, abs=1e-9
-    )
+    assert correlation_ratio(numbers, second) == pytest.approx(slow_correlation_ratio(numbers, second), abs=1e-6)
+    assert pearson(numbers, others) == pytest.approx(pearsonr(numbers[known], others[known]).statistic, abs=1e-9)
 
 
 def test_perfect_and_absent_relationships():

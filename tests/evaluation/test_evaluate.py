@@ -19,9 +19,7 @@ from protocol.errors import RecordsError
 def test_a_perfect_generator_lies_by_its_yardstick_and_a_broken_one_does_not(make_table):
     train, test, fresh = make_table(1000, 0), make_table(500, 1), make_table(1000, 2)
     generator = np.random.default_rng(0)
-    broken = train.with_codes(
-        independent_columns(train.codes, train.cardinalities, rows=1000, generator=generator)
-    )
+    broken = train.with_codes(independent_columns(train.codes, train.cardinalities, rows=1000, generator=generator))
     good = evaluate_tables(train, test, fresh, generator=np.random.default_rng(1))
     bad = evaluate_tables(train, test, broken, generator=np.random.default_rng(1))
     redrawn, independent = good.yardsticks
@@ -110,9 +108,7 @@ def census() -> CodedTable:
     )
 
 
-needs_data = pytest.mark.skipif(
-    "CLOISTER_DATA" not in os.environ, reason="CLOISTER_DATA does not name the data sets"
-)
+needs_data = pytest.mark.skipif("CLOISTER_DATA" not in os.environ, reason="CLOISTER_DATA does not name the data sets")
 
 
 @pytest.mark.data

@@ -76,9 +76,7 @@ def test_distances_by_hand():
 
 def test_all_triples_where_few_and_200_different_ones_where_many():
     generator = np.random.default_rng(0)
-    assert choose_triples(5, limit=200, generator=generator).tolist() == [
-        list(t) for t in combinations(range(5), 3)
-    ]
+    assert choose_triples(5, limit=200, generator=generator).tolist() == [list(t) for t in combinations(range(5), 3)]
     assert choose_triples(2, limit=200, generator=generator).shape == (0, 3)
     for columns in (14, 60):
         chosen = choose_triples(columns, limit=200, generator=generator)
@@ -114,9 +112,7 @@ def test_summary_means_equal_the_slow_twin(make_table):
         generator=np.random.default_rng(0),
     )
     for order, value in ((1, found.one_way), (2, found.two_way), (3, found.three_way)):
-        slow = [
-            slow_distance(real.codes, synthetic.codes, subset) for subset in combinations(range(5), order)
-        ]
+        slow = [slow_distance(real.codes, synthetic.codes, subset) for subset in combinations(range(5), order)]
         assert value == pytest.approx(np.mean(slow))
     gap = np.abs(found.real_associations - found.synthetic_associations)
     assert found.association_difference == pytest.approx(np.mean([gap[p] for p in combinations(range(5), 2)]))

@@ -102,9 +102,7 @@ def test_page_loads_nothing_and_runs_nothing(evaluation):
         for name in ("src", "href", "xlink:href"):
             assert (attributes.get(name) or "#").startswith(("#", "data:image/png;base64,")), tag
     assert set(re.findall(r"url\((.)", source)) <= {"#"}
-    policy = next(
-        a["content"] for a in page.named("meta") if a.get("http-equiv") == "Content-Security-Policy"
-    )
+    policy = next(a["content"] for a in page.named("meta") if a.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'")
 
 
@@ -248,8 +246,6 @@ def test_chromium_renders_the_page(evaluation, tmp_path, width):
     )
     pixels = mpl.image.imread(picture)
     assert pixels.shape[:2] == (1600, width)
-    colours = {
-        tuple(colour) for colour in np.round(255 * pixels[::4, ::4, :3]).astype(int).reshape(-1, 3).tolist()
-    }
+    colours = {tuple(colour) for colour in np.round(255 * pixels[::4, ::4, :3]).astype(int).reshape(-1, 3).tolist()}
     # Ground, warning and the headline numbers: the style was applied.
     assert {(244, 246, 248), (255, 246, 224), (163, 71, 0)} <= colours

@@ -145,13 +145,9 @@ def test_one_hot_features_equal_the_slow_twin(make_table):
             features = []
             for j in (0, 1):
                 missing = np.isnan(own[j])
-                features.append(
-                    0.0 if missing else (own[j] - np.nanmean(numbers[:, j])) / np.nanstd(numbers[:, j])
-                )
+                features.append(0.0 if missing else (own[j] - np.nanmean(numbers[:, j])) / np.nanstd(numbers[:, j]))
                 features += [float(missing)] if j == 0 else []
-            features += [float(row[2] == code) for code in range(4)] + [
-                float(row[3] == code) for code in range(3)
-            ]
+            features += [float(row[2] == code) for code in range(4)] + [float(row[3] == code) for code in range(3)]
             slow.append(features)
         np.testing.assert_allclose(matrix.toarray(), slow, atol=1e-12)
 
@@ -171,9 +167,7 @@ def test_many_rows_with_a_lonely_class_still_train(make_table):
 
 def test_detection_tells_broken_rows_but_not_fresh_ones(make_table):
     real, fresh = make_table(2000, 0), make_table(2000, 1)
-    broken = independent_columns(
-        real.codes, real.cardinalities, rows=2000, generator=np.random.default_rng(0)
-    )
+    broken = independent_columns(real.codes, real.cardinalities, rows=2000, generator=np.random.default_rng(0))
     same = detect(real.codes, fresh.codes, generator=np.random.default_rng(0))
     other = detect(real.codes, broken, generator=np.random.default_rng(0))
     assert same.auroc == pytest.approx(0.5, abs=0.05)

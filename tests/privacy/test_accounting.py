@@ -83,9 +83,7 @@ def test_agrees_with_opacus_prv(noise: float, rate: float, steps: int) -> None:
     ],
 )
 @pytest.mark.parametrize("relation", Relation)
-def test_accountants_agree_everywhere(
-    noise: float, rate: float, count: int, delta: float, relation: Relation
-) -> None:
+def test_accountants_agree_everywhere(noise: float, rate: float, count: int, delta: float, relation: Relation) -> None:
     check = cross_check([release(noise, rate, count)], delta=delta, relation=relation)
     assert 0.0 <= check.pld <= check.renyi + 0.01
     assert check.fourier <= check.pld + 1e-3 * max(1.0, check.pld)

@@ -26,9 +26,7 @@ from protocol.terms import Relation
 def test_least_noise_that_keeps_the_target(
     target: float, delta: float, rate: float, steps: int, relation: Relation
 ) -> None:
-    noise = calibrate_noise_multiplier(
-        epsilon=target, delta=delta, sample_rate=rate, steps=steps, relation=relation
-    )
+    noise = calibrate_noise_multiplier(epsilon=target, delta=delta, sample_rate=rate, steps=steps, relation=relation)
     found = check_tally({(noise, rate): steps}, delta=delta, relation=relation).pld
     assert 0.999 * target <= found <= target
     less = check_tally({(0.998 * noise, rate): steps}, delta=delta, relation=relation).pld

@@ -34,9 +34,7 @@ def test_two_kinds_in_turn_end_at_the_edge() -> None:
     keys = list(spent)
     for turn in range(10_000):
         total = {**spent, keys[turn % 2]: spent[keys[turn % 2]] + 1}
-        if not allowance.permits(
-            {key: count for key, count in total.items() if count}, dict.fromkeys(keys, 4)
-        ):
+        if not allowance.permits({key: count for key, count in total.items() if count}, dict.fromkeys(keys, 4)):
             break
         spent = total
     assert record(spent) <= 2.0 < record(total)

@@ -58,9 +58,7 @@ def brute_force_epsilon(noise: float, rate: float, direction: Direction, delta: 
 @pytest.mark.parametrize("delta", [1e-3, 1e-5, 1e-9])
 @pytest.mark.parametrize(("noise", "count"), [(1.0, 1), (0.3, 1), (20.0, 1), (5.0, 100), (30.0, 10000)])
 @pytest.mark.parametrize("direction", [Direction.REMOVE, Direction.ADD])
-def test_gaussian_matches_the_closed_form(
-    noise: float, count: int, delta: float, direction: Direction
-) -> None:
+def test_gaussian_matches_the_closed_form(noise: float, count: int, delta: float, direction: Direction) -> None:
     exact = gaussian_epsilon(noise / math.sqrt(count), delta)
     found = fourier_epsilon([step(noise, 1.0, count)], direction, delta=delta)
     assert found == pytest.approx(exact, rel=1e-4, abs=1e-5)
@@ -84,18 +82,14 @@ def test_one_sampled_step_matches_its_tail(noise: float, rate: float, delta: flo
 def test_two_steps_match_brute_force(noise: float, rate: float, direction: Direction) -> None:
     exact = brute_force_epsilon(noise, rate, direction, 1e-4)
     assert fourier_epsilon([step(noise, rate, 2)], direction, delta=1e-4) == pytest.approx(exact, rel=2e-3)
-    assert fourier_epsilon([step(1.02 * noise, rate, 2)], direction, delta=1e-4) != pytest.approx(
-        exact, rel=2e-3
-    )
+    assert fourier_epsilon([step(1.02 * noise, rate, 2)], direction, delta=1e-4) != pytest.approx(exact, rel=2e-3)
 
 
 def test_unlike_steps_compose_in_any_order() -> None:
     steps = [step(1.0, 0.01, 500), step(2.0, 0.1, 30), step(8.0, 1.0, 2)]
     one = fourier_epsilon(steps, Direction.REMOVE, delta=1e-6)
     other = fourier_epsilon(steps[::-1], Direction.REMOVE, delta=1e-6)
-    split = fourier_epsilon(
-        [step(1.0, 0.01, 200), step(1.0, 0.01, 300), *steps[1:]], Direction.REMOVE, delta=1e-6
-    )
+    split = fourier_epsilon([step(1.0, 0.01, 200), step(1.0, 0.01, 300), *steps[1:]], Direction.REMOVE, delta=1e-6)
     assert one == pytest.approx(other, rel=1e-6)
     assert one == pytest.approx(split, rel=1e-5)
 

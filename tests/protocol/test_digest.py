@@ -33,8 +33,7 @@ def test_order_of_keys_does_not_matter(value: dict[str, int]) -> None:
 
 def test_digest_is_sha256_of_the_bytes() -> None:
     assert (
-        digest({"a": [1, 2.5, None, True, "ü"]})
-        == hashlib.sha256('{"a":[1,2.5,null,true,"ü"]}'.encode()).hexdigest()
+        digest({"a": [1, 2.5, None, True, "ü"]}) == hashlib.sha256('{"a":[1,2.5,null,true,"ü"]}'.encode()).hexdigest()
     )
 
 

@@ -85,10 +85,7 @@ def test_the_round_trip_holds_through_text(schema, seed):
     table = codec.decode(codes, generator=generator)
     texts = {
         # repr, as Python and Arrow's CSV writer do: the shortest text that gives back the number
-        name: [
-            "" if value is None else repr(value) if isinstance(value, float) else str(value)
-            for value in values
-        ]
+        name: ["" if value is None else repr(value) if isinstance(value, float) else str(value) for value in values]
         for name, values in table.to_pydict().items()
     }
     np.testing.assert_array_equal(codec.encode(pa.table(texts), source="text"), codes)
@@ -127,9 +124,7 @@ def test_decoded_types():
 def test_decoding_draws_evenly_within_the_cell_and_only_from_the_generator():
     schema = Schema(columns=(Column(name="b", kind=Kind.CONTINUOUS, lower=0, upper=1, bins=2),))
     codes = np.ones((20_000, 1), dtype=np.int32)
-    first, again = (
-        Codec(schema).decode(codes, generator=np.random.default_rng(5))["b"].to_numpy() for _ in range(2)
-    )
+    first, again = (Codec(schema).decode(codes, generator=np.random.default_rng(5))["b"].to_numpy() for _ in range(2))
     np.testing.assert_array_equal(first, again)
     counts, _ = np.histogram(first, bins=10, range=(0.5, 1))
     assert np.all(np.abs(counts - 2000) < 5 * np.sqrt(2000))

@@ -59,9 +59,7 @@ def test_problems_of_the_whole_file_are_counted_together(tmp_path):
 
 
 def test_some_of_the_records():
-    records = Records(
-        codes=np.arange(4, dtype=np.int32)[:, None], persons=np.array([0, 2, 1, 2]), schema=SCHEMA
-    )
+    records = Records(codes=np.arange(4, dtype=np.int32)[:, None], persons=np.array([0, 2, 1, 2]), schema=SCHEMA)
     part = records.take(np.array([3, 1]))
     assert part.codes.tolist() == [[3], [1]]
     assert part.persons.tolist() == [0, 0]

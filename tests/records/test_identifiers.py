@@ -70,9 +70,7 @@ def test_harmless_names(name):
 
 def test_free_text():
     assert looks_like_free_text(pa.array([f"person {index}" for index in range(50)]))
-    assert looks_like_free_text(
-        pa.array(["a long remark that says very much about one patient indeed, " * 2] * 50)
-    )
+    assert looks_like_free_text(pa.array(["a long remark that says very much about one patient indeed, " * 2] * 50))
     assert not looks_like_free_text(pa.array(["a", "b"] * 25))
     assert not looks_like_free_text(pa.array([f"{index}.5" for index in range(50)]))
     assert not looks_like_free_text(pa.array([f"2020-01-{index:02d}" for index in range(1, 29)]))

@@ -41,9 +41,7 @@ def test_every_record_is_at_exactly_one_site(rows, people, scheme, sites, seed):
     try:
         parts = partition(records, scheme, sites=sites, generator=np.random.default_rng(seed))
     except StudyError:
-        whole = (
-            len(np.unique(records.codes[:, 0])) if scheme.startswith("column") else records.units.max() + 1
-        )
+        whole = len(np.unique(records.codes[:, 0])) if scheme.startswith("column") else records.units.max() + 1
         assert sites > whole
         return
     assert len(parts) == sites
@@ -84,8 +82,7 @@ def test_one_site_per_value_the_largest_first_and_the_rest_pooled():
 def test_the_generator_alone_decides():
     records = _records(500)
     first, again, other = (
-        partition(records, "dirichlet:1", sites=3, generator=np.random.default_rng(seed))
-        for seed in (1, 1, 2)
+        partition(records, "dirichlet:1", sites=3, generator=np.random.default_rng(seed)) for seed in (1, 1, 2)
     )
     assert all(map(np.array_equal, first, again))
     assert not all(map(np.array_equal, first, other))

@@ -15,9 +15,7 @@ from records.schema import Schema
 FOLDER = Path(__file__).parents[2] / "simulations" / "scenarios"
 NAMES = ("adult", "adult_binned", "heart_disease", "online_shoppers")
 DATA = Path(os.environ.get("CLOISTER_DATA", "/absent"))
-needs_data = pytest.mark.skipif(
-    not DATA.is_dir(), reason="CLOISTER_DATA names no folder with the public data sets"
-)
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="CLOISTER_DATA names no folder with the public data sets")
 
 
 def _schema(name):

@@ -185,9 +185,7 @@ def test_a_contradictory_column_is_refused(column, word):
     assert word in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "name", ["patient_id", "Full Name", "email", "phone", "MRN", "ssn", "CustomerID", "InvoiceNo"]
-)
+@pytest.mark.parametrize("name", ["patient_id", "Full Name", "email", "phone", "MRN", "ssn", "CustomerID", "InvoiceNo"])
 @pytest.mark.parametrize("kind", ["categorical", "integer"])
 def test_a_column_named_like_an_identifier_is_refused_unless_confirmed(name, kind):
     column = {"name": name, "kind": kind}

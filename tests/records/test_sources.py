@@ -217,9 +217,7 @@ def _check_database(url):
     _fill(url, [(index % 100, "b") for index in range(45_000)])
     source = open_source(f"{url}#visits", schema=schema)
     assert len(list(source.batches())) == 3  # streamed in blocks
-    assert load_records(f"{url}#visits", schema=schema).codes[:, 0].tolist() == [
-        index % 100 for index in range(45_000)
-    ]
+    assert load_records(f"{url}#visits", schema=schema).codes[:, 0].tolist() == [index % 100 for index in range(45_000)]
     _fill(url, [(1, SECRET)])
     for location, problem in [
         (f"{url}#visits", "column ward: 1 of 1 rows hold a category"),
@@ -282,8 +280,6 @@ def test_values_that_arrow_cannot_hold_together_become_texts(values, expected):
     assert arrow_array(values).to_pylist() == expected
 
 
-@pytest.mark.skipif(
-    "CLOISTER_POSTGRES_URL" not in os.environ, reason="CLOISTER_POSTGRES_URL names no test database"
-)
+@pytest.mark.skipif("CLOISTER_POSTGRES_URL" not in os.environ, reason="CLOISTER_POSTGRES_URL names no test database")
 def test_postgresql():
     _check_database(os.environ["CLOISTER_POSTGRES_URL"])

@@ -35,9 +35,7 @@ def test_a_missing_site_is_waited_for_and_then_counted(tiny_study: MakeStudy, fe
         gather_cohort(grid, study)
 
 
-def test_enough_sites_make_a_cohort_where_the_study_says_so(
-    tiny_study: MakeStudy, federation: Federation
-) -> None:
+def test_enough_sites_make_a_cohort_where_the_study_says_so(tiny_study: MakeStudy, federation: Federation) -> None:
     study = tiny_study(federation={"sites": 3, "minimum_sites": 2} | NOW)
     with federation(study) as grid:
         assert set(gather_cohort(grid, study).nodes) == {"north", "south"}

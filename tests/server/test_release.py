@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flwr.app import Context, RecordDict
 from safetensors.torch import load_file, save_file
 
+import server.app
 import server.release
 from protocol.errors import InputError, ReleaseError
 from protocol.study import Study
+from protocol.terms import NoiseOrigin, Relation, Trust
 from records.dataset import Records, load_records
 from server.release import Release, check_new, run_statement, write_release
 from server.study_run import Evidence, StudyRun
-from simulations.federation import simulate
+from simulations.federation import simulate, simulated_site
 from strategies.study_model import study_schema
 
 CPU = torch.device("cpu")
@@ -130,9 +133,7 @@ def test_a_release_is_complete_or_absent(
     assert codes(Release.open(folder, device=CPU), 0).shape == (50, 3)
 
 
-def test_what_fails_leaves_nothing_behind(
-    tmp_path: Path, finished: Finished, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_fails_leaves_nothing_behind(tmp_path: Path, finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     run, evidence = finished()
 
     def full(*_: Any, **__: Any) -> None:
@@ -164,18 +165,13 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, finished: Finishe
 
 
 def test_the_server_refuses_an_existing_folder_before_it_trains(
-    tmp_path: Path, tiny_study: MakeStudy, tiny_records: Callable[..., Records],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    from flwr.app import Context, RecordDict
-
-    from server import app
-
+    tmp_path: Path, tiny_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trained = []
     monkeypatch.setattr(StudyRun, "execute", lambda self: trained.append(self))
     config = {"study": tiny_study().text, "release": str(tmp_path)}
     with pytest.raises(InputError, match="exists"):
-        app.main(None, Context(1, 1, {}, RecordDict(), config))
+        server.app.main(None, Context(1, 1, {}, RecordDict(), config))
     assert trained == []
 
 
@@ -271,12 +267,9 @@ def test_a_private_release_does_not_say_not_private(release: Path) -> None:
 
 @pytest.mark.parametrize("strategy", ["gradients", "updates"])
 def test_the_statement_is_what_the_ledgers_say(
-    tmp_path: Path, tiny_study: MakeStudy, tiny_records: Callable[..., Records],
+    tiny_study: MakeStudy, tiny_records: Callable[..., Records],
     federation: Callable[..., AbstractContextManager[Any]], start: Callable[..., StudyRun], strategy: str,
 ) -> None:  # fmt: skip
-    from protocol.terms import NoiseOrigin, Relation, Trust
-    from simulations.federation import simulated_site
-
     study = tiny_study(training={"strategy": strategy, "local_steps": 4})
     sites = {n: simulated_site(n, study, tiny_records(20), device="cpu") for n in ("north", "south")}
     with federation(study, sites=sites) as grid:
@@ -284,9 +277,7 @@ def test_the_statement_is_what_the_ledgers_say(
         statement = run_statement(run, run.execute(), simulated=True)
     assert statement.steps == (12 if strategy == "updates" else 3)
     for site in sites.values():
-        spent = site.ledger.spent(
-            delta=1e-4, relation=Relation.ADD_REMOVE, trust=Trust.NONE, origin=NoiseOrigin.SYSTEM
-        )
+        spent = site.ledger.spent(delta=1e-4, relation=Relation.ADD_REMOVE, trust=Trust.NONE, origin=NoiseOrigin.SYSTEM)
         assert spent.events == statement.events
         assert spent.epsilon == statement.epsilon
     assert 4.9 < statement.epsilon <= 5.0

@@ -80,9 +80,7 @@ def test_evidence_tells_what_was_contributed(
     assert evidence.entries == {name: site.ledger.head for name, site in sites.items()}
 
 
-def test_every_run_has_a_name_of_its_own(
-    without_noise: MakeStudy, federation: Federation, start: Start
-) -> None:
+def test_every_run_has_a_name_of_its_own(without_noise: MakeStudy, federation: Federation, start: Start) -> None:
     study = without_noise(training={"rounds": 1})
     names = set()
     for _ in range(2):
@@ -91,9 +89,7 @@ def test_every_run_has_a_name_of_its_own(
     assert len(names) == 2
 
 
-def test_without_noise_nothing_is_charged(
-    given_noise: MakeStudy, federation: Federation, start: Start
-) -> None:
+def test_without_noise_nothing_is_charged(given_noise: MakeStudy, federation: Federation, start: Start) -> None:
     study = given_noise(0.0)
     with federation(study) as grid:
         evidence = start(grid, study).execute()

@@ -170,9 +170,7 @@ def test_an_app_runs_from_its_bundle_on_both_sides(app_dir: Path, homes: list[Pa
     bundle = Path(told["server"][0]["file"]).parents[1]
     assert bundle.is_relative_to(homes[0] / "apps")
     expected = [
-        {"partition": partition, "round": number, "calls": number + 1}
-        for number in range(3)
-        for partition in range(4)
+        {"partition": partition, "round": number, "calls": number + 1} for number in range(3) for partition in range(4)
     ]
     told["site"].sort(key=lambda facts: (facts["round"], facts["partition"]))
     for facts, own in zip(told["site"], expected, strict=True):
@@ -190,9 +188,7 @@ def test_an_app_runs_from_its_bundle_on_both_sides(app_dir: Path, homes: list[Pa
 
 
 @pytest.mark.slow
-def test_a_launcher_runs_the_installed_packages_and_a_failure_is_reported(
-    tmp_path: Path, homes: list[Path]
-) -> None:
+def test_a_launcher_runs_the_installed_packages_and_a_failure_is_reported(tmp_path: Path, homes: list[Path]) -> None:
     installed = write_packages(tmp_path / "installed")
     launcher = write_launcher(tmp_path / "launcher", run_config_keys=["study", "release"])
     run = run_with_flower(
@@ -253,9 +249,7 @@ def test_the_bundle_of_this_repository_leaves_no_module_behind() -> None:
     assert len(content) < 10 * 1024 * 1024
 
 
-def test_a_folder_without_an_app_and_a_federation_without_sites_are_refused(
-    app_dir: Path, tmp_path: Path
-) -> None:
+def test_a_folder_without_an_app_and_a_federation_without_sites_are_refused(app_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no pyproject\.toml"):
         run_with_flower(tmp_path, run_config={}, sites=1, environment={}, timeout_s=1)
     with pytest.raises(InputError, match="0 sites"):

@@ -231,9 +231,7 @@ def test_an_expired_message_is_not_delivered() -> None:
         (60.0, None, None),
     ],
 )
-def test_an_answer_can_be_pulled_while_it_lives(
-    ttl: float, reply_ttl: float | None, code: int | None
-) -> None:
+def test_an_answer_can_be_pulled_while_it_lives(ttl: float, reply_ttl: float | None, code: int | None) -> None:
     def answer(message: Message, context: Context) -> Message:
         del context
         return Message(RecordDict(), reply_to=message, ttl=reply_ttl)
@@ -275,9 +273,7 @@ def test_the_tap_sees_every_byte_that_leaves_a_site() -> None:
     grid = InMemoryGrid(client(leak), simulated_nodes(2), tap=tap)
     replies = ask(grid)
     assert [message.metadata.message_id for message, _ in seen] == [r.metadata.message_id for r in replies]
-    assert [marker.encode() in wire for _, wire in seen] == [True, True], (
-        "an exception's text leaves a site too"
-    )
+    assert [marker.encode() in wire for _, wire in seen] == [True, True], "an exception's text leaves a site too"
     assert WireMessage.FromString(seen[1][1]).metadata.src_node_id == 3
 
 
@@ -300,9 +296,7 @@ def test_a_server_app_runs_and_the_process_gets_its_identity_back() -> None:
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         for number in range(3):
-            messages = [
-                Message(content(np.full(2, number)), node, "train.gradients") for node in grid.get_node_ids()
-            ]
+            messages = [Message(content(np.full(2, number)), node, "train.gradients") for node in grid.get_node_ids()]
             waiting = set(grid.push_messages(messages))
             while waiting:
                 for reply in grid.pull_messages(waiting):
@@ -311,15 +305,11 @@ def test_a_server_app_runs_and_the_process_gets_its_identity_back() -> None:
             assert TaskIdentity.node_id == SUPERLINK_NODE_ID
 
     before = identity()
-    context = run_in_memory(
-        app, client(echo), node_configs=simulated_nodes(3), run_config={"study": "s"}, run_id=5
-    )
+    context = run_in_memory(app, client(echo), node_configs=simulated_nodes(3), run_config={"study": "s"}, run_id=5)
     assert identity() == before
     assert context.run_id == 5
     assert len(context.state) == 9
-    assert context.state["2-4"] == ConfigRecord(
-        {"calls": 3, "site": 2, "study": "s", "node": 4, "task_run": 5}
-    )
+    assert context.state["2-4"] == ConfigRecord({"calls": 3, "site": 2, "study": "s", "node": 4, "task_run": 5})
 
 
 def test_what_the_server_app_raises_comes_through_and_the_identity_is_restored() -> None:
@@ -327,9 +317,7 @@ def test_what_the_server_app_raises_comes_through_and_the_identity_is_restored()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        raise FederationError(
-            f"Too few sites: {grid.get_node_ids()} {context.node_id}.", remedy="Invite more."
-        )
+        raise FederationError(f"Too few sites: {grid.get_node_ids()} {context.node_id}.", remedy="Invite more.")
 
     before = identity()
     with pytest.raises(FederationError, match="Too few sites"):

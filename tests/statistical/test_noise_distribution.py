@@ -34,12 +34,8 @@ def cell_p_value(sample, sigma):
         counts = np.bincount(inside, minlength=expected.size)
         usual = np.flatnonzero(expected * sample.size >= 10)
         first, last = usual[0], usual[-1]
-        counts = np.concatenate(
-            [[counts[:first].sum()], counts[first : last + 1], [counts[last + 1 :].sum()]]
-        )
-        expected = np.concatenate(
-            [[expected[:first].sum()], expected[first : last + 1], [expected[last + 1 :].sum()]]
-        )
+        counts = np.concatenate([[counts[:first].sum()], counts[first : last + 1], [counts[last + 1 :].sum()]])
+        expected = np.concatenate([[expected[:first].sum()], expected[first : last + 1], [expected[last + 1 :].sum()]])
     keep = expected * sample.size >= 1e-2
     keep[[0, -1]] &= expected[[0, -1]] * sample.size >= 1
     hoped = expected[keep] / expected[keep].sum() * counts[keep].sum()

@@ -43,6 +43,7 @@ class TwoWeights(Family):
         raise NotImplementedError
 
     def free_steps(self, *, generator: torch.Generator) -> None:
+        del generator
         with torch.no_grad():
             self.own["c"] += 1.0
             self.own.steps += 1

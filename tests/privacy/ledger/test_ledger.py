@@ -74,9 +74,7 @@ def reserve(ledger: Ledger, first: int, rounds: int, **changes: Any) -> Entry:
 
 
 def spent(ledger: Ledger) -> float:
-    return ledger.spent(
-        delta=1e-5, relation=Relation.ADD_REMOVE, trust=Trust.SUM, origin=NoiseOrigin.SYSTEM
-    ).epsilon
+    return ledger.spent(delta=1e-5, relation=Relation.ADD_REMOVE, trust=Trust.SUM, origin=NoiseOrigin.SYSTEM).epsilon
 
 
 def steps(ledger: Ledger) -> int:
@@ -206,9 +204,7 @@ def test_a_simulation_is_marked() -> None:
     with Ledger.in_memory(key=KEY, data_set="ward") as ledger:
         charge(ledger, 0)
         assert ledger.simulated
-        total = ledger.spent(
-            delta=1e-5, relation=Relation.ADD_REMOVE, trust=Trust.SUM, origin=NoiseOrigin.SYSTEM
-        )
+        total = ledger.spent(delta=1e-5, relation=Relation.ADD_REMOVE, trust=Trust.SUM, origin=NoiseOrigin.SYSTEM)
         assert total.headline().startswith("SIMULATED")
         assert total.ledger_entries == (ledger.head,)
 
@@ -504,9 +500,7 @@ def test_swapped_rows_are_found(path: Path) -> None:
         reopen(path)
 
 
-def test_a_forged_running_total_is_found_even_with_the_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_forged_running_total_is_found_even_with_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = tmp_path / "ledger.sqlite"
     with Ledger.create(place, key=KEY, data_set="ward") as ledger:
         charge(ledger, 0)
@@ -545,9 +539,7 @@ def test_diverging_copies_are_found_by_what_is_known_outside(path: Path) -> None
 def test_anybody_can_recompute_the_total(path: Path) -> None:
     """From the bare rows, with no code of the ledger but the event's fields."""
     connection = sqlite3.connect(path)
-    payloads = [
-        json.loads(text) for (text,) in connection.execute("SELECT payload FROM entries ORDER BY position")
-    ]
+    payloads = [json.loads(text) for (text,) in connection.execute("SELECT payload FROM entries ORDER BY position")]
     connection.close()
     spent_rounds = sum(body["rounds"] * body["event"]["count"] for body in payloads if "event" in body)
     given_back = sum(10 - body["used_rounds"] for body in payloads if body["kind"] == "settlement")

@@ -323,9 +323,7 @@ def test_distribution_equals_that_of_the_published_algorithm(sigma):
 
 
 def test_same_seed_same_noise_and_other_seed_other_noise():
-    draws = [
-        sample_discrete_gaussian(100_000, sigma=1e4, random=DeterministicRandom(seed)) for seed in (1, 1, 2)
-    ]
+    draws = [sample_discrete_gaussian(100_000, sigma=1e4, random=DeterministicRandom(seed)) for seed in (1, 1, 2)]
     np.testing.assert_array_equal(draws[0], draws[1])
     assert (draws[0] != draws[2]).mean() > 0.99
     assert draws[0].dtype == np.int64

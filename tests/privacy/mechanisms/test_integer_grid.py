@@ -59,9 +59,7 @@ def test_neighbours_are_at_most_the_sensitivity_apart(case):
 
 def test_broken_twin_that_forgets_rounding_is_found_out():
     settings_ = settings(max_examples=5000, deadline=None, derandomize=True, database=None)
-    _, first, second = find(
-        neighbours(), lambda c: distance_squared(*c) > c[0].steps ** 2, settings=settings_
-    )
+    _, first, second = find(neighbours(), lambda c: distance_squared(*c) > c[0].steps ** 2, settings=settings_)
     assert first.shape == second.shape
 
 
@@ -177,17 +175,13 @@ def test_fitted_grids_cannot_overflow_and_are_the_finest(
 def test_fit_of_a_usual_study():
     # By hand: limit = floor((2^31 - 1) / 10) = 214748364; 600 + 6 sqrt(600) = 747 units, and 10 sigma more:
     # 757 clip norms of 2^18 steps are 198e6, of 2^19 steps 397e6.
-    made = IntegerGrid.fit(
-        clip_norm=1.0, dimension=100_000, expected_units=600, noise_multiplier=1.0, contributors=10
-    )
+    made = IntegerGrid.fit(clip_norm=1.0, dimension=100_000, expected_units=600, noise_multiplier=1.0, contributors=10)
     assert (made.steps, made.limit) == (1 << 18, 214748364)
 
 
 def test_fit_says_what_to_do_when_nothing_fits():
     with pytest.raises(PrivacyError, match="Use wider words"):
-        IntegerGrid.fit(
-            clip_norm=1.0, dimension=10, expected_units=1e6, noise_multiplier=1.0, contributors=10
-        )
+        IntegerGrid.fit(clip_norm=1.0, dimension=10, expected_units=1e6, noise_multiplier=1.0, contributors=10)
     wider = IntegerGrid.fit(
         clip_norm=1.0, dimension=10, expected_units=1e6, noise_multiplier=1.0, contributors=10, word_bits=64
     )
