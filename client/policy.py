@@ -20,7 +20,7 @@ class Policy:
     Attributes:
         epsilon: Ceiling of everything ever released about the data set, above 0 and at most 300.
         delta: The delta at which the ceiling is held, at least 1e-12.
-        minimum_sites: Fewest sites that a study must have.
+        minimum_sites: Fewest sites that every round of a study must have.
         families: Model families that may be trained.
         trust: Placements of noise that are allowed.
         allow_not_private: Whether studies without a guarantee may run; for tests on public data only.
@@ -86,7 +86,7 @@ class Policy:
         faults = {
             f"model family {study.model.family!r}": study.model.family in self.families,
             f"trust {study.privacy.trust.value!r}": study.privacy.trust.value in self.trust,
-            f"only {study.federation.sites} sites": study.federation.sites >= self.minimum_sites,
+            f"only {study.federation.quorum} sites in a round": study.federation.quorum >= self.minimum_sites,
             "no guarantee (no noise, or deterministic noise)": plan.private or self.allow_not_private,
         }
         for term, allowed in faults.items():

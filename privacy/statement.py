@@ -193,6 +193,8 @@ class Statement:
     def headline(self) -> str:
         """One line: the guarantee, or that there is none."""
         promise = wording.promise(self.check, self.replace_one, self.unit)
+        if not self.private and not self.events:
+            return "NOT PRIVATE: no noise was added. Nothing is promised to anybody."
         if not self.private:
             return f"NOT PRIVATE: the noise was deterministic. With true noise it would have been {promise}."
         return f"SIMULATED: {promise}." if self.simulated else f"{promise}."
@@ -203,12 +205,15 @@ class Statement:
         lines = [self.headline()]
         if self.private:
             lines += wording.meaning(self.check, self.unit)
-        else:
+        elif self.events:
             lines.append("Whoever knows the seed can remove the noise. Nothing below is a promise.")
         if self.simulated:
             lines.append("This was a simulation: sites and ledgers lived on one machine, and every site approved.")
         lines += [wording.release(event) for event in self.events]
-        lines.append(wording.working(self.check, accountant))
+        if self.private or self.events:
+            lines.append(wording.working(self.check, accountant))
+        if not self.private and not self.events:
+            return lines
         return [*lines, *self.against_whom, *self.assumptions, *wording.provenance(self.ledger_entries)]
 
     def to_mapping(self) -> dict[str, object]:

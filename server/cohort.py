@@ -95,6 +95,13 @@ def gather_cohort(grid: Grid, study: Study) -> Cohort:
                 f"Site {site.site!r} has the key of another site.", remedy="Make a key for every site."
             )
         found[site.site], keys[site.site] = node, site.public_key
+    roster = study.federation.roster
+    strangers = [] if roster is None else [site for site, key in keys.items() if roster.get(site) != key]
+    if strangers:
+        raise FederationError(
+            f"{', '.join(strangers)}: not in the study's roster under this key.",
+            remedy="Sign a new study, or ask the site which key it has.",
+        )
     if len(found) < study.federation.quorum:
         raise FederationError(
             f"{len(found)} of {study.federation.sites} sites introduced themselves.",

@@ -30,23 +30,18 @@ class SumCollector(Collector):
     Args:
         grid: Flower's grid.
         plan: The study's privacy plan.
-        cohort: Its sites; their keys must be those of the study's roster.
+        cohort: Its sites, under the keys of the study's roster.
         run: Identifier of the run.
         dimension: Coordinates of a contribution.
 
     Raises:
-        FederationError: If the cohort is not the roster's, or too few sites agree on keys.
+        ApprovalError: If the study pins no keys.
+        FederationError: If too few sites agree on keys.
     """
 
     def __init__(self, grid: Grid, plan: PrivacyPlan, cohort: Cohort, *, run: str, dimension: int) -> None:
         super().__init__(grid, plan.study, cohort)
         self._run = run
-        roster = plan.study.federation.roster or {}
-        strangers = sorted(site for site, key in cohort.keys.items() if roster.get(site) != key)
-        if strangers:
-            raise FederationError(
-                f"{', '.join(strangers)}: not in the study's roster under this key.", remedy="Sign a new study."
-            )
         self._session = ServerSession(sum_policy(plan, run=run, dimension=dimension))
         self._agree()
 

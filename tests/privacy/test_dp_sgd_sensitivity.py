@@ -192,6 +192,8 @@ def test_the_search_for_broken_twins_finds_nothing_in_what_is_right():
 def test_batch_norm_would_break_the_promise():
     """Why it is refused: one record decides over the gradients of all others."""
     module = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1, affine=False), nn.Linear(1, 1))
+    for parameter in module.parameters():
+        nn.init.constant_(parameter, 0.5)
     rows = torch.linspace(-1.0, 1.0, 8)[:, None]
     rows[0] = 1e4
     units = torch.arange(8)

@@ -38,11 +38,15 @@ WHOLE: dict[str, Any] = {
         "unit": "person", "relation": "add_remove", "noise_multiplier": 1.5, "delta": 1e-6, "sample_rate": 0.1,
         "clip_norm": 2.0, "trust": "none", "noise": "deterministic",
     },
-    "federation": {"sites": 5, "public_records": 5000, "minimum_sites": 3, "deadline": 60.0},
+    "federation": {
+        "sites": 5, "public_records": 5000, "minimum_sites": 3, "dropouts": 1, "colluders": 2, "deadline": 60.0,
+        "roster": {f"site-{number}": f"{number:064x}" for number in range(5)},
+    },
 }  # fmt: skip
 # Written out by hand from docs: sorted keys, no white space, every default, absent values left out.
 LEAST_TEXT = (
-    '{"federation":{"deadline":600.0,"public_records":100,"sites":2},"model":{"family":"vae","options":{}},'
+    '{"federation":{"colluders":0,"deadline":600.0,"dropouts":0,"public_records":100,"sites":2},'
+    '"model":{"family":"vae","options":{}},'
     '"privacy":{"clip_norm":1.0,"epsilon":1.0,"noise":"system","relation":"add_remove","sample_rate":0.5,'
     '"trust":"none","unit":"record"},"schema":{"columns":[{"kind":"boolean","name":"ill"}]},'
     '"study":{"name":"least","purpose":""},"training":{"averaging":0.99,"learning_rate":0.03,'
@@ -91,7 +95,7 @@ def test_the_canonical_form_and_its_hash_are_golden() -> None:
     assert study.text == LEAST_TEXT
     assert study.hash == hashlib.sha256(LEAST_TEXT.encode()).hexdigest()
     # sha256sum of LEAST_TEXT: if this changes, every site must approve its studies anew.
-    assert study.hash == "805a17c782367a76e2f43bd023b85a5258835d4a19a53c1bd29a71bc3e9c98e3"
+    assert study.hash == "0f266bfb12bcd77d434de85bae39481120ef38d42be99c649be55529c83b0a52"
 
 
 def test_every_value_arrives() -> None:
@@ -156,23 +160,32 @@ def test_the_hash_knows_no_order_of_keys(order: random.Random) -> None:
         ("privacy.sample_rate", 0.2),
         ("privacy.clip_norm", 1.0),
         ("privacy.noise", "system"),
-        ("federation.sites", 6),
         ("federation.public_records", 5001),
         ("federation.minimum_sites", 4),
         ("federation.minimum_sites", ...),
         ("federation.deadline", 61.0),
+        ("federation.dropouts", 0),
+        ("federation.colluders", 1),
+        ("federation.roster.site-0", "f" * 64),
+        ("federation.roster", ...),
+        ("privacy.trust", "sum"),
     ],
 )
 def test_every_value_changes_the_hash(path: str, value: Any) -> None:
     assert Study.from_mapping(changed(WHOLE, path, value)).hash != Study.from_mapping(WHOLE).hash
 
 
+def test_the_number_of_sites_changes_the_hash() -> None:
+    assert Study.from_mapping(changed(LEAST, "federation.sites", 3)).hash != Study.from_mapping(LEAST).hash
+
+
 def test_every_value_above_is_every_value_there_is() -> None:
     marks = test_every_value_changes_the_hash.pytestmark
     tried = {path for mark in marks for path, _ in mark.args[1]}
+    tried.add("federation.sites")  # must be that of the roster: tried below
     there = {f"{section}.{key}" for section in ("training", "privacy", "federation") for key in WHOLE[section]}
-    # The other relation and the other placement of noise are refused by this version.
-    assert there - tried == {"privacy.relation", "privacy.trust"}
+    # The other relation is refused by this version.
+    assert there - tried == {"privacy.relation"}
 
 
 WRONG: list[tuple[str, Any, str]] = [
@@ -243,7 +256,13 @@ WRONG: list[tuple[str, Any, str]] = [
     ("privacy.sample_rate", float("nan"), "privacy.sample_rate"),
     ("privacy.clip_norm", 0, "privacy.clip_norm"),
     ("privacy.clip_norm", float("inf"), "privacy.clip_norm"),
-    ("privacy.trust", "sum", "privacy.trust"),
+    ("federation.dropouts", 9, "federation.dropouts"),
+    ("federation.colluders", -1, "federation.colluders"),
+    ("federation.roster", {"a": "0" * 64}, "federation.roster"),
+    ("federation.roster", {"a": "0" * 64, "b": "0" * 64}, "federation.roster"),
+    ("federation.roster.site-1", "x", "federation.roster.site-1"),
+    ("federation.roster.B!", "1" * 64, "federation.roster"),
+    ("federation.roster", 7, "federation.roster"),
     ("privacy.trust", "all", "privacy.trust"),
     ("privacy.noise", "seeded", "privacy.noise"),
     ("privacy.noise", None, "privacy.noise"),
