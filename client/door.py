@@ -14,7 +14,7 @@ from flwr.app import Message
 from numpy.typing import NDArray
 
 from client.site import Site
-from client.sum_member import keep_transcript, member_session
+from client.sum_member import keep_session, member_session
 from privacy.ceiling import Ceiling
 from privacy.ledger import Entry
 from privacy.plan import PrivacyPlan
@@ -117,6 +117,7 @@ def contribute(site: Site, message: Message) -> Message:
     session = member_session(site, study, run=request.run)
     start = read_sum(message.content, RoundStart)
     masked = session.mask(start, model=vector_hash(request.vector), vector=words)
+    keep_session(site, session)
     words = masked.vector.view(np.int32)
     return _send(site, request, entry=entry, vector=words, message=message, masked=masked)
 
@@ -137,7 +138,7 @@ def take_turn(site: Site, message: Message) -> Message:
         told = session.sign_survivors(read_sum(message.content, SurvivorList))
     else:
         told = session.reveal(read_sum(message.content, UnmaskRequest))
-    keep_transcript(site, session)
+    keep_session(site, session)
     return Message(turn(told, study=study.hash, run=asked.run), reply_to=message)
 
 

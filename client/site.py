@@ -7,6 +7,7 @@ A site lives in a folder of its own::
     key.pem        Ed25519 private key, readable by the owner alone
     approvals/     one file per approved study
     transcripts/   what the site was told and did in secure sums, one file per run
+    sums/          secrets of the secure sum under way
 
 The app finds the folder through the environment variable ``CLOISTER_SITE``. Where Flower simulates many sites
 in one place, site number i is the sub-folder ``i``. Nothing that a server sends can name a folder or a file.
@@ -74,7 +75,9 @@ class Site:
         key: Signs what leaves.
         device: Where to compute.
         transcripts: Folder for the transcripts of secure sums; None keeps them in :attr:`sessions` alone.
-        sessions: Secure sums under way, by study and run.
+        sums: Folder for the memory of secure sums under way, for processes that end between messages; None keeps
+            it in :attr:`sessions` alone.
+        sessions: Secure sums under way, by run.
     """
 
     name: str
@@ -87,7 +90,8 @@ class Site:
     share: Mapping[str, Any] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     transcripts: Path | None = None
-    sessions: dict[tuple[str, str], SiteSession] = field(default_factory=dict, init=False)
+    sums: Path | None = None
+    sessions: dict[str, SiteSession] = field(default_factory=dict, init=False)
     _trainers: dict[str, Trainer] = field(default_factory=dict, init=False)
     _plans: dict[str, PrivacyPlan] = field(default_factory=dict, init=False)
 
@@ -191,6 +195,8 @@ def open_site(folder: Path) -> Site:
         ledger=Ledger.open(ledger, key=key, data_set=str(data["set"])),
         key=key,
         device=device,
+        transcripts=folder / "transcripts",
+        sums=folder / "sums",
     )
 
 

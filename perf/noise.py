@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from privacy.mechanisms.discrete_gaussian import sample_discrete_gaussian
+from privacy.mechanisms.skellam import LARGEST_VARIANCE, SMALLEST_VARIANCE, sample_skellam
 from protocol.randomness import SystemRandom
 
 MILLION = 1_000_000
@@ -30,14 +31,20 @@ def best_milliseconds(call: Callable[[], object], *, repeats: int) -> float:
 
 
 def measure(*, sigma: float, repeats: int) -> dict[str, float]:
-    """Milliseconds per million samples of exact noise, of numpy's normal, and of raw keystream words."""
+    """Milliseconds per million samples of exact noise, of numpy's normal, and of raw keystream words.
+
+    Skellam noise has the variance sigma^2, or the nearest that it is made for.
+    """
+    variance = min(max(sigma**2, SMALLEST_VARIANCE), LARGEST_VARIANCE)
     source, peer = SystemRandom(), np.random.default_rng(0)
     noise = best_milliseconds(lambda: sample_discrete_gaussian(MILLION, sigma=sigma, random=source), repeats=repeats)
+    skellam = best_milliseconds(lambda: sample_skellam(MILLION, variance=variance, random=source), repeats=repeats)
     normal = best_milliseconds(lambda: peer.normal(0.0, sigma, MILLION), repeats=repeats)
     keystream = best_milliseconds(lambda: source.uint64(MILLION // 2), repeats=repeats)
     return {
         "sigma": sigma,
         "noise_ms_per_million": noise,
+        "skellam_ms_per_million": skellam,
         "numpy_normal_ms_per_million": normal,
         "ratio": noise / normal,
         "keystream_ms_per_million_uint32": keystream,

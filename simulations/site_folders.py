@@ -13,9 +13,11 @@ from privacy.ledger import Ledger
 from privacy.plan import PrivacyPlan
 from protocol.errors import InputError
 from protocol.study import Study
+from protocol.terms import Trust
+from simulations.federation import with_roster
 
 
-def write_site_folders(root: Path, study: Study, sources: Mapping[str, Mapping[str, Any]]) -> None:
+def write_site_folders(root: Path, study: Study, sources: Mapping[str, Mapping[str, Any]]) -> Study:
     """Make the folder of every site, with a key, an empty ledger, a policy and the study approved.
 
     Args:
@@ -23,6 +25,9 @@ def write_site_folders(root: Path, study: Study, sources: Mapping[str, Mapping[s
         study: The study.
         sources: For the name of every site, its ``data`` table: ``location``, ``set`` and, where the source
             is to be split, ``share`` (see `client.site`).
+
+    Returns:
+        The study that the sites approved: under ``trust = "sum"`` with their new keys pinned.
 
     Raises:
         InputError: If a site's folder exists: a key or a ledger is never replaced.
@@ -32,16 +37,23 @@ def write_site_folders(root: Path, study: Study, sources: Mapping[str, Mapping[s
         "epsilon": study.privacy.epsilon or MOST_EPSILON,
         "delta": plan.delta,
         "families": [study.model.family],
+        "trust": [study.privacy.trust.value],
         "allow_not_private": not plan.private,
     }
-    for number, (name, data) in enumerate(sources.items()):
+    keys = {}
+    for number, name in enumerate(sources):
         folder = root / str(number)
         try:
             folder.mkdir(parents=True)
         except OSError as error:
             raise InputError(f"{folder}: {error.strerror}.", remedy="Choose a new folder.") from error
-        key = create_key(folder / "key.pem")
-        Ledger.create(folder / "ledger.sqlite", key=key, data_set=str(data["set"])).close()
+        keys[name] = create_key(folder / "key.pem")
+    if study.privacy.trust is Trust.SUM:
+        study = with_roster(study, keys)
+    for number, (name, data) in enumerate(sources.items()):
+        folder = root / str(number)
+        Ledger.create(folder / "ledger.sqlite", key=keys[name], data_set=str(data["set"])).close()
         (folder / "site.toml").write_text(tomli_w.dumps({"name": name, "data": dict(data)}), encoding="utf-8")
         (folder / "policy.toml").write_text(tomli_w.dumps(policy), encoding="utf-8")
         Approvals.record(study, folder / "approvals")
+    return study

@@ -137,7 +137,9 @@ def renyi_bound(*, order: float, l1_sensitivity: float, l2_sensitivity: float, v
             f"the sensitivities are {l1_sensitivity!r} (l1) and {l2_sensitivity!r} (l2).",
             remedy="Give finite sensitivities, none negative; l1 is never below l2.",
         )
-    bound = partial(_integer_order_bound, l1=float(l1_sensitivity), square=float(l2_sensitivity) ** 2, variance=variance)
+    bound = partial(
+        _integer_order_bound, l1=float(l1_sensitivity), square=float(l2_sensitivity) ** 2, variance=variance
+    )
     below, share = math.floor(order), order - math.floor(order)
     if not share:
         return bound(below)
@@ -232,7 +234,7 @@ def _narrow_probabilities(variance: float, *, cut: Cut) -> NDArray[np.float64]:
 
     r_(k-1) = 1 / (2k/v + r_k) is run downwards from a guess of 1 in 50 decimals. With the true r_k in (0, 1), a
     step divides the error of log r by 1 + 2k/v or more: the steps above twice the tail's start, 15 sigma, leave
-    less than exp(-100) of it. What lies beyond the last term of the sum is below 2^-75 by the Chernoff bound.
+    less than exp(-100) of it. What lies beyond the last term of the sum is below 2^-70 by the Chernoff bound.
     """
     context = Context(prec=50)
     slope = context.divide(Decimal(2), Decimal(variance))
@@ -292,13 +294,10 @@ def _accepts(magnitude: int, *, digits: int, digit_count: int, hat: SkellamHat, 
 
 
 def _draw_tail(hat: SkellamHat, *, random: RandomSource) -> tuple[int, bool]:
-    """A magnitude from the tail and whether it is accepted; reached about once in 10^7 draws at variance 1,
-    and about once in 10^13 where the variance is large."""
+    """A magnitude from the tail and whether it is accepted; reached at most once in some 3 million draws."""
     magnitude, factor = tail_candidate(hat, random=random)
     variance = hat.variance
-    return magnitude, is_below(
-        factor, magnitude=magnitude, variance=variance, digits=0, digit_count=0, random=random
-    )
+    return magnitude, is_below(factor, magnitude=magnitude, variance=variance, digits=0, digit_count=0, random=random)
 
 
 def is_below(

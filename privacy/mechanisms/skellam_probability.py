@@ -28,11 +28,11 @@ def probability_bounds(magnitude: int, *, variance: Fraction, bits: int) -> tupl
       j on costs at most the value at j, which is under 2^-(bits+4).
     * Rounding of the fixed-point numbers, in units of 2^-F: every cosine is off by at most F/2 + 30, every
       exponent by v times as much plus 1; neither exp(-x) nor a product of numbers up to 1 magnifies that.
-      The mean over N points is off by no more than its worst term, (v + 1) (F/2 + 30) + 5 < 2^(F-bits-3).
+      The mean over N points is off by no more than its worst term, (v + 1) (F/2 + 30) + 5 < 2^(F-bits-8).
 
     Args:
         magnitude: k, not negative.
-        variance: v, positive.
+        variance: v, positive, at most 2^60.
         bits: Binary digits wanted, not negative.
     """
     log_points = _log_points(magnitude, variance=variance, bits=bits)

@@ -27,26 +27,32 @@ def write_csv(records: Records, path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["gradients", "updates"])
+@pytest.mark.parametrize(("strategy", "trust"), [("gradients", "none"), ("updates", "none"), ("gradients", "sum")])
 def test_same_weights_in_memory_and_under_flower(
     strategy: str,
+    trust: str,
     tmp_path: Path,
     without_noise: Callable[..., Study],
     tiny_records: Callable[..., Records],
 ) -> None:
-    study = without_noise(training={"rounds": 3, "strategy": strategy, "local_steps": 3, "seed": 5})
-    paths = {"north": tmp_path / "north.csv", "south": tmp_path / "south.csv"}
+    names = ("north", "south") if trust == "none" else ("north", "south", "east", "west", "centre")
+    study = without_noise(
+        training={"rounds": 3, "strategy": strategy, "local_steps": 3, "seed": 5},
+        privacy={"trust": trust},
+        federation={"sites": len(names)},
+    )
+    paths = {name: tmp_path / f"{name}.csv" for name in names}
     for number, path in enumerate(paths.values()):
         write_csv(tiny_records(60, seed=number), path)
     parts = {name: load_records(path, schema=study_schema(study)) for name, path in paths.items()}
     in_memory = simulate(study, parts, release=tmp_path / "memory")
 
     sites = {name: {"location": str(path), "set": name} for name, path in paths.items()}
-    write_site_folders(tmp_path / "sites", study, sites)
+    study = write_site_folders(tmp_path / "sites", study, sites)
     run = run_with_flower(
         ROOT,
         run_config={"study": study.text, "release": str(tmp_path / "flower"), "simulated": True},
-        sites=2,
+        sites=len(names),
         environment=dict(os.environ) | {FOLDER_VARIABLE: str(tmp_path / "sites"), "OMP_NUM_THREADS": "1"},
         timeout_s=180,
     )
