@@ -14,11 +14,12 @@ from flwr.app import Message
 from numpy.typing import NDArray
 
 from client.site import Site
-from client.sum_member import keep_session, member_session
+from client.sum_member import member_session
 from privacy.ceiling import Ceiling
 from privacy.ledger import Entry
+from privacy.mechanisms.gaussian import Words
 from privacy.plan import PrivacyPlan
-from privacy.secure_sum import MaskedInput, OfferList, RoundStart, SurvivorList, UnmaskRequest
+from privacy.secure_sum import MaskedInput, OfferList, RoundStart, SiteSession, SurvivorList, UnmaskRequest
 from privacy.secure_sum.messages import SumMessage
 from protocol.errors import (
     ApprovalError,
@@ -104,20 +105,26 @@ def contribute(site: Site, message: Message) -> Message:
     random = site.random(study, run=request.run, number=request.round)
     if plan.private and not random.private:
         raise PrivacyError("The study promises privacy and the noise is not secret.", remedy="Report this defect.")
-    entry = _charge(site, plan, request)
-    if request.kind is ContributionKind.GRADIENTS:
-        exact = trainer.gradient_sum(request.vector, random=random)
-        vector = mechanism.privatise(exact, random=random.child("noise"))
-    else:
-        change = trainer.local_update(request.vector, random=random)
-        vector = plan.update_grid(trainer.dimension).quantise(change)
-    words = vector.astype(np.int32)
+
+    def compute() -> tuple[Entry | None, Words]:
+        entry = _charge(site, plan, request)
+        if request.kind is ContributionKind.GRADIENTS:
+            exact = trainer.gradient_sum(request.vector, random=random)
+            vector = mechanism.privatise(exact, random=random.child("noise"))
+        else:
+            change = trainer.local_update(request.vector, random=random)
+            vector = plan.update_grid(trainer.dimension).quantise(change)
+        return entry, vector
+
     if study.privacy.trust is Trust.NONE:
-        return _send(site, request, entry=entry, vector=words, message=message)
-    session = member_session(site, study, run=request.run)
+        entry, vector = compute()
+        return _send(site, request, entry=entry, vector=vector.astype(np.int32), message=message)
     start = read_sum(message.content, RoundStart)
-    masked = session.mask(start, model=vector_hash(request.vector), vector=words)
-    keep_session(site, session)
+    with member_session(site, study, run=request.run) as session:
+        # Before the charge, and bound to the round that is charged: the ledger then holds that a round is masked once.
+        session.require_start(start, round_number=request.round)
+        entry, vector = compute()
+        masked = session.mask(start, model=vector_hash(request.vector), vector=vector)
     words = masked.vector.view(np.int32)
     return _send(site, request, entry=entry, vector=words, message=message, masked=masked)
 
@@ -127,19 +134,26 @@ def take_turn(site: Site, message: Message) -> Message:
     asked = decode(without_sum(message.content), SumTurn)
     study = site.approvals.study(asked.study)
     site.policy.check(site.plan(study))
-    session = member_session(site, study, run=asked.run)
-    kind = sum_kind(message.content)
-    told: SumMessage
-    if kind is None:
-        told = session.offer() if not session.agreed else session.prepare(asked.round)
-    elif kind is OfferList:
-        told = session.accept_offers(read_sum(message.content, OfferList))
-    elif kind is SurvivorList:
-        told = session.sign_survivors(read_sum(message.content, SurvivorList))
-    else:
-        told = session.reveal(read_sum(message.content, UnmaskRequest))
-    keep_session(site, session)
+    if asked.round > study.training.rounds:
+        raise ApprovalError(
+            f"Round {asked.round} is not in the approved study.",
+            remedy="Ask the coordinator why the request differs from the study.",
+        )
+    with member_session(site, study, run=asked.run) as session:
+        told = _told(session, message, asked)
     return Message(turn(told, study=study.hash, run=asked.run), reply_to=message)
+
+
+def _told(session: SiteSession, message: Message, asked: SumTurn) -> SumMessage:
+    """Do what a turn asks for."""
+    kind = sum_kind(message.content)
+    if kind is None:
+        return session.prepare(asked.round) if session.agreed else session.offer()
+    if kind is OfferList:
+        return session.accept_offers(read_sum(message.content, OfferList))
+    if kind is SurvivorList:
+        return session.sign_survivors(read_sum(message.content, SurvivorList))
+    return session.reveal(read_sum(message.content, UnmaskRequest))
 
 
 def _charge(site: Site, plan: PrivacyPlan, request: RoundRequest) -> Entry | None:

@@ -16,10 +16,11 @@ in one place, site number i is the sub-folder ``i``. Nothing that a server sends
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,9 @@ class Site:
         transcripts: Folder for the transcripts of secure sums; None keeps them in :attr:`sessions` alone.
         sums: Folder for the memory of secure sums under way, for processes that end between messages; None keeps
             it in :attr:`sessions` alone.
-        sessions: Secure sums under way, by run.
+        sessions: The secure sum under way, by study and run, where ``sums`` is None.
+        ended_runs: Runs that were left for another one, where ``sums`` is None.
+        turn: Held while a turn of a secure sum is taken.
     """
 
     name: str
@@ -92,6 +95,8 @@ class Site:
     transcripts: Path | None = None
     sums: Path | None = None
     sessions: dict[str, SiteSession] = field(default_factory=dict, init=False)
+    ended_runs: set[str] = field(default_factory=set, init=False)
+    turn: AbstractContextManager[Any] = field(default_factory=Lock, init=False)
     _trainers: dict[str, Trainer] = field(default_factory=dict, init=False)
     _plans: dict[str, PrivacyPlan] = field(default_factory=dict, init=False)
 

@@ -146,7 +146,7 @@ class PrivacyPlan:
         )
         if multiplier == 0:
             return NoNoise(grid=grid)
-        mechanism = GaussianMechanism(grid=grid, noise_multiplier=multiplier)
+        mechanism = GaussianMechanism(grid=grid, noise_multiplier=multiplier, shared=shared)
         if shared and self.shares is not None:
             self.shares.check_grid(
                 sigma=mechanism.sigma, dimension=dimension, steps=self.study.training.rounds, delta=self.delta

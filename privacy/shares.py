@@ -10,10 +10,10 @@ coordinate, by 10 * sum_{k=1}^{n-1} exp(-2 pi^2 sigma^2 k / (k + 1)), with sigma
 grids of 2^10 steps and more this is smaller than any number a computer holds; :meth:`NoiseShares.log10_excess` says
 how small, and a plan whose excess could be noticed is refused.
 
-A site clamps its noisy coordinates to the limit of the grid, so that the sum fits the word. Clamping before the sum is
-not post-processing of the sum; but the grid leaves ten standard deviations of noise beyond any sum of gradients that
-it expects, so that it happens with a probability below 2e-23 per coordinate. All of it together must stay below a
-thousandth of delta.
+A site clamps its *exact* sum so that ten standard deviations of noise fit above it, and does not clamp what is noisy:
+the coordinator's sum of words is then a function of the integer sum alone. A site whose noise is larger than that takes
+no part in the round; this happens with a probability below 2e-23 per coordinate, and all of it together must stay
+below a thousandth of delta.
 """
 
 import math
@@ -35,7 +35,8 @@ class NoiseShares:
         noise_multiplier: Noise over sensitivity that the opponent must face.
         sites: Number of sites.
         dropouts: Most sites that may be missing from a sum; with more, the sum is not opened.
-        colluders: Most sites that may tell the opponent their shares.
+        colluders: Most sites that may tell the opponent their shares. Whoever is a site itself knows one share, so
+            that at least one is always counted.
 
     Raises:
         StudyError: If the sites are too few for a sum that hides anybody, or none would be left to add noise.
@@ -57,16 +58,26 @@ class NoiseShares:
                 f'privacy.trust is "sum" with {self.sites} sites.',
                 remedy=f'A sum over fewer than {FEWEST_SITES} hides too little: use trust = "none".',
             )
-        if self.dropouts < 0 or self.colluders < 0 or self.survivors < self.threshold or self.honest < 1:
+        if self.dropouts < 0 or self.colluders < 0 or self.survivors < self.threshold:
             raise StudyError(
                 f"federation: {self.dropouts} dropouts and {self.colluders} colluders of {self.sites} sites.",
-                remedy=f"At most {self.sites - self.threshold} may drop out, and honest sites must remain.",
+                remedy=f"At most {self.sites - self.threshold} may drop out.",
+            )
+        if self.colluders > self.most_colluders or self.honest < 1:
+            raise StudyError(
+                f"federation.colluders is {self.colluders} of {self.sites} sites with {self.dropouts} dropouts.",
+                remedy=f"The secure sum bears {self.most_colluders}, and honest sites must remain.",
             )
 
     @property
     def threshold(self) -> int:
         """Fewest sites that can open a sum: floor(2n/3) + 1."""
         return 2 * self.sites // 3 + 1
+
+    @property
+    def most_colluders(self) -> int:
+        """Most colluders with whom two survivor lists of one round cannot both be signed; see the secure sum."""
+        return 2 * self.threshold - self.sites - 1
 
     @property
     def survivors(self) -> int:
@@ -76,7 +87,7 @@ class NoiseShares:
     @property
     def honest(self) -> int:
         """Shares that certainly stand between the opponent and the sum."""
-        return self.sites - self.dropouts - self.colluders
+        return self.sites - self.dropouts - max(1, self.colluders)
 
     @property
     def share_multiplier(self) -> float:

@@ -40,7 +40,7 @@ def sum_policy(plan: PrivacyPlan, *, run: str, dimension: int) -> SumPolicy:
         study=study.hash,
         code=code_fingerprint(),
         roster=study.federation.roster,
-        minimum_cohort=shares.survivors,
+        minimum_cohort=max(shares.survivors, study.federation.quorum),
         coordinates=dimension,
         limit=grid.limit,
     )

@@ -8,7 +8,7 @@ tests compute; on finer grids by far less. So accountants of the continuous norm
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, final
 
 import numpy as np
@@ -18,6 +18,8 @@ from privacy.mechanisms.discrete_gaussian import checked_sigma, sample_discrete_
 from privacy.mechanisms.grid import IntegerGrid
 from protocol.errors import PrivacyError
 from protocol.randomness import RandomSource
+
+_SHARE_TAIL = 10.0  # standard deviations of room above the exact vector, as `IntegerGrid.fit` leaves them
 
 Words: TypeAlias = NDArray[np.int32] | NDArray[np.int64]
 
@@ -38,6 +40,8 @@ class GaussianMechanism:
     Attributes:
         grid: The integer grid, with clip norm and sensitivity.
         noise_multiplier: Noise scale over sensitivity, positive.
+        shared: Whether this is a share of the noise of a sum. Clamping a share after its noise would not be
+            post-processing of the sum; so the exact vector is clamped ten sigma lower instead, and the noisy one never.
 
     Example:
         >>> from protocol.randomness import SystemRandom
@@ -49,6 +53,7 @@ class GaussianMechanism:
 
     grid: IntegerGrid
     noise_multiplier: float
+    shared: bool = False
 
     def __post_init__(self) -> None:
         if not 0.0 < self.noise_multiplier < math.inf:
@@ -81,6 +86,10 @@ class GaussianMechanism:
         Raises:
             PrivacyError: The vector has another shape or a coordinate that is not finite.
         """
+        if self.shared:
+            room = self.grid.limit - math.ceil(_SHARE_TAIL * self.sigma)
+            exact = replace(self.grid, limit=room).quantise(vector)
+            return exact + sample_discrete_gaussian(self.grid.dimension, sigma=self.sigma, random=random)
         noisy = self.grid.quantise(vector)
         noisy += sample_discrete_gaussian(self.grid.dimension, sigma=self.sigma, random=random)
         return _as_words(noisy, limit=self.grid.limit)

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+from privacy.secure_sum.keys import agree
 from privacy.secure_sum.messages import KeyOffer, RoundKey, RoundStart
 from privacy.secure_sum.policy import SumPolicy
 from protocol.errors import PrivacyError
 
+_ANY_PRIVATE = bytes(range(32))  # not a secret: only whether the exchange works is of interest
 DIFFERS = "Nothing was released. Ask the coordinator why it differs from the approved study."
 
 
@@ -24,6 +26,7 @@ def require_offer(offer: KeyOffer, *, policy: SumPolicy) -> None:
     ):
         raise PrivacyError(f"the offer of {offer.site} is for another run, study, code or cohort.", remedy=DIFFERS)
     policy.verify(offer.site, signature=offer.signature, signed=offer.signed_bytes())
+    agree(_ANY_PRIVATE, offer.sealing_key)
 
 
 def require_offers(offers: Sequence[KeyOffer], *, policy: SumPolicy, own: KeyOffer | None) -> None:
@@ -65,10 +68,12 @@ def require_round_key(key: RoundKey, *, policy: SumPolicy, agreement: str, round
 
     Raises:
         PrivacyError: If it is of another run or round: its private half may have been opened there.
-        WireError: If the site is not in the roster, or did not sign it.
+        WireError: If the site is not in the roster, did not sign it, or the key is degenerate.
     """
     require_same_round(key, agreement=agreement, round_number=round_number)
     policy.verify(key.site, signature=key.signature, signed=key.signed_bytes())
+    # With a key of small order every peer would refuse to mask, after it has paid.
+    agree(_ANY_PRIVATE, key.mask_key)
 
 
 def require_same_round(key: RoundKey, *, agreement: str, round_number: int) -> None:

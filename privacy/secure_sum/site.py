@@ -128,6 +128,17 @@ class SiteSession:
         self._memory.prepared = round_number
         return self._memory.pending.preparation
 
+    def require_start(self, start: RoundStart, *, round_number: int) -> None:
+        """Refuse a round that `mask` would refuse, or that is another than its caller pays for.
+
+        Raises:
+            PrivacyError: If the round is another, was masked, or begins with too few or wrong keys.
+            WireError: If a key is not signed by its site, or is degenerate.
+        """
+        if start.round != round_number:
+            raise PrivacyError(f"round {round_number} begins with keys of round {start.round}.", remedy=_EARLIER)
+        self._check_start(start)
+
     def mask(self, start: RoundStart, *, model: str, vector: NDArray[np.signedinteger]) -> MaskedInput:
         """Add this site's masks to its vector, once per round.
 

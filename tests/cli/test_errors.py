@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -124,11 +125,15 @@ def test_a_closed_pipe_ends_quietly(odd_release):
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
 def test_an_interrupt_ends_in_one_line_and_leaves_nothing(odd_release, tmp_path):
     arguments = ("sample", odd_release, "-n", 500_000_000, "-o", tmp_path / "a.csv")
-    with process(*arguments) as started:
+    # A job in the background inherits an ignored Ctrl-C from its shell; this one must hear it.
+    with process(*arguments, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as started:
+        timer = threading.Timer(60.0, started.kill)
+        timer.start()
         while b"Drawing" not in started.stderr.readline():
             assert started.poll() is None
         started.send_signal(signal.SIGINT)
         err = started.stderr.read()
+        timer.cancel()
     assert started.returncode == 130
     assert err == b"cloister: interrupted.\n"
     assert not list(tmp_path.iterdir())

@@ -1,6 +1,8 @@
 """A site's memory of a secure sum: on its own disk, readable by nobody else, one run at a time."""
 
 import stat
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,20 +10,20 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.site import Site
-from client.sum_member import keep_session, member_session
-from protocol.errors import ApprovalError, InputError
+from client.sum_member import member_session
+from privacy.secure_sum import KeyOffer
+from protocol.errors import ApprovalError, InputError, WireError
 from protocol.study import Study
 from records.dataset import Records
 from simulations.federation import simulated_site, with_roster
 
+Made = tuple[Site, Study, Callable[[], Site]]
 NAMES = ("a", "b", "c", "d", "e")
 RUN, OTHER_RUN = "1" * 64, "2" * 64
 
 
 @pytest.fixture
-def site_of(
-    tiny_study: Callable[..., Study], tiny_records: Callable[..., Records], tmp_path: Path
-) -> tuple[Site, Study, Callable[[], Site]]:
+def site_of(tiny_study: Callable[..., Study], tiny_records: Callable[..., Records], tmp_path: Path) -> Made:
     """Return a site with its memory on disk, its study, and what makes the same site again after a restart."""
     keys = {name: Ed25519PrivateKey.generate() for name in NAMES}
     study = with_roster(tiny_study(privacy={"trust": "sum"}, federation={"sites": 5}), keys)
@@ -34,65 +36,108 @@ def site_of(
     return start(), study, start
 
 
-def test_a_restarted_site_goes_on_where_it_was(site_of: tuple[Site, Study, Callable[[], Site]]) -> None:
+def offer_of(site: Site, study: Study, run: str) -> KeyOffer:
+    with member_session(site, study, run=run) as session:
+        return session.offer()
+
+
+def test_a_restarted_site_goes_on_where_it_was(site_of: Made) -> None:
     site, study, restart = site_of
-    session = member_session(site, study, run=RUN)
-    offer = session.offer()
-    keep_session(site, session)
-    assert member_session(restart(), study, run=RUN).offer() == offer
-    assert member_session(restart(), study, run=OTHER_RUN).offer() != offer
+    offer = offer_of(site, study, RUN)
+    assert offer_of(restart(), study, RUN) == offer
+    assert offer_of(restart(), study, OTHER_RUN) != offer
 
 
-def test_what_was_not_kept_is_not_known(site_of: tuple[Site, Study, Callable[[], Site]]) -> None:
-    """The twin: without keeping, a restarted site offers another key, and its peers would refuse it."""
+def test_what_failed_is_not_kept(site_of: Made) -> None:
+    """A turn that raises is no turn: what it made up never left, and the next one begins from the disk."""
     site, study, restart = site_of
-    offer = member_session(site, study, run=RUN).offer()
-    assert member_session(restart(), study, run=RUN).offer() != offer
+    told: list[KeyOffer] = []
+
+    def fail() -> None:
+        with member_session(site, study, run=RUN) as session:
+            told.append(session.offer())
+            raise WireError("no.", remedy="No.")
+
+    with pytest.raises(WireError):
+        fail()
+    assert offer_of(restart(), study, RUN) != told[0]
 
 
-def test_the_memory_is_readable_by_the_owner_alone(site_of: tuple[Site, Study, Callable[[], Site]]) -> None:
+def test_the_memory_is_readable_by_the_owner_alone(site_of: Made) -> None:
     site, study, _ = site_of
-    session = member_session(site, study, run=RUN)
-    session.offer()
-    keep_session(site, session)
+    offer_of(site, study, RUN)
     assert site.sums is not None
-    (path,) = site.sums.iterdir()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for path in site.sums.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
     assert stat.S_IMODE(site.sums.stat().st_mode) == 0o700
 
 
-def test_another_run_erases_the_secrets_of_the_one_before(
-    site_of: tuple[Site, Study, Callable[[], Site]],
-) -> None:
-    site, study, _ = site_of
-    for run in (RUN, OTHER_RUN):
-        session = member_session(site, study, run=run)
-        session.offer()
-        keep_session(site, session)
-    assert site.sums is not None
-    assert [path.name for path in site.sums.iterdir()] == [f"{OTHER_RUN}.secret"]
-    assert set(site.sessions) == {OTHER_RUN}
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_a_run_that_was_left_never_comes_back(site_of: Made, on_disk: bool) -> None:
+    """Beginning it again would seal other secrets under keys that were used."""
+    site, study, restart = site_of
+    if not on_disk:
+        site.sums = site.transcripts = None
+    offer_of(site, study, RUN)
+    offer_of(site, study, OTHER_RUN)
+    with pytest.raises(ApprovalError, match="left this run"):
+        offer_of(site, study, RUN)
+    if on_disk:
+        with pytest.raises(ApprovalError, match="left this run"):
+            offer_of(restart(), study, RUN)
+        assert site.sums is not None
+        assert [path.name[17:81] for path in site.sums.glob("*.secret")] == [OTHER_RUN]
 
 
-def test_a_site_that_cannot_remember_takes_no_part(
-    site_of: tuple[Site, Study, Callable[[], Site]], tmp_path: Path
-) -> None:
+def test_a_crash_between_mark_and_erasure_changes_nothing(site_of: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    site, study, restart = site_of
+    offer_of(site, study, RUN)
+
+    def crash(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", crash)
+        with pytest.raises(KeyboardInterrupt):
+            offer_of(site, study, OTHER_RUN)
+    offer_of(restart(), study, OTHER_RUN)
+    with pytest.raises(ApprovalError, match="left this run"):
+        offer_of(restart(), study, RUN)
+
+
+def test_turns_of_two_processes_wait_for_each_other(site_of: Made) -> None:
+    """The lock is on the file: a second holder, as another process would be, gets in only after the first is out."""
+    site, study, restart = site_of
+    order: list[str] = []
+
+    def second() -> None:
+        with member_session(restart(), study, run=RUN):
+            order.append("second in")
+
+    with member_session(site, study, run=RUN):
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.3)
+        order.append("first out")
+    thread.join(timeout=30)
+    assert order == ["first out", "second in"]
+
+
+def test_a_site_that_cannot_remember_takes_no_part(site_of: Made, tmp_path: Path) -> None:
     site, study, _ = site_of
     (tmp_path / "sums").write_text("in the way")
     with pytest.raises(InputError, match="sums"):
-        keep_session(site, member_session(site, study, run=RUN))
+        offer_of(site, study, RUN)
 
 
-def test_a_site_outside_the_roster_takes_no_part(site_of: tuple[Site, Study, Callable[[], Site]]) -> None:
+def test_a_site_outside_the_roster_takes_no_part(site_of: Made) -> None:
     site, study, _ = site_of
     site.key = Ed25519PrivateKey.generate()
     with pytest.raises(ApprovalError, match="does not hold a's key"):
-        member_session(site, study, run=RUN)
+        offer_of(site, study, RUN)
 
 
-def test_a_study_without_a_secure_sum_has_no_session(
-    site_of: tuple[Site, Study, Callable[[], Site]], tiny_study: Callable[..., Study]
-) -> None:
+def test_a_study_without_a_secure_sum_has_no_session(site_of: Made, tiny_study: Callable[..., Study]) -> None:
     site, _, _ = site_of
     with pytest.raises(ApprovalError, match="no secure sum"):
-        member_session(site, tiny_study(), run=RUN)
+        offer_of(site, tiny_study(), RUN)

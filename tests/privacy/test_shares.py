@@ -34,7 +34,8 @@ def test_less_noise_than_local_by_the_root_of_the_honest() -> None:
     [
         ({"sites": 4, "dropouts": 0, "colluders": 0}, "with 4 sites"),
         ({"dropouts": 4}, "At most 3 may drop out"),
-        ({"sites": 5, "dropouts": 1, "colluders": 4}, "honest sites must remain"),
+        ({"dropouts": 0, "colluders": 4}, "bears 3"),
+        ({"sites": 5, "dropouts": 1, "colluders": 3}, "bears 2"),
         ({"dropouts": -1}, "may drop out"),
     ],
 )
@@ -44,7 +45,12 @@ def test_what_cannot_hide_anybody_is_refused(changes: dict[str, float], word: st
 
 
 def test_five_sites_are_enough() -> None:
-    assert shares(sites=5, dropouts=1, colluders=0).honest == 4
+    assert shares(sites=5, dropouts=1, colluders=1).honest == 3
+
+
+def test_one_who_looks_is_always_counted() -> None:
+    """A site knows its own share: with no colluder stated, the promise to every single site must still hold."""
+    assert shares(colluders=0).honest == shares(colluders=1).honest == 7
 
 
 def test_excess_matches_the_sum_worked_out() -> None:

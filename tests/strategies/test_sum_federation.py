@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from flwr.app import Message
 
 from client.app import app
 from client.site import Site, resident
-from privacy.secure_sum import SiteSession
+from privacy.mechanisms.gaussian import GaussianMechanism
+from privacy.mechanisms.grid import IntegerGrid
+from privacy.secure_sum import ServerSession, SiteSession
 from protocol.errors import FederationError, StudyError
 from protocol.messages import Contribution, decode
+from protocol.randomness import DeterministicRandom
 from protocol.study import Study
 from records.dataset import Records
 from server.study_run import StudyRun
@@ -211,3 +215,43 @@ def test_a_cohort_with_another_key_than_the_rosters_is_refused(
         sites["c"].key = Ed25519PrivateKey.generate()
         with pytest.raises(FederationError, match="c: not in the study's roster"):
             run.execute()
+
+
+def test_a_round_is_masked_for_the_round_that_is_paid_for(
+    tiny_study: MakeStudy, tiny_records: MakeRecords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keys of one round with the number of another: refused before anything is charged."""
+    start_round = ServerSession.start_round
+
+    def swap(self: ServerSession, number: int, *, model: str) -> Any:
+        start = start_round(self, number, model=model)
+        return replace(start, round=number + 1)
+
+    monkeypatch.setattr(ServerSession, "start_round", swap)
+    with federation(sum_study(tiny_study), tiny_records) as (run, _, sites):
+        with pytest.raises(FederationError):
+            run.execute()
+        assert all(len(list(site.ledger.entries())) == 1 for site in sites.values()), "only the opening entry"
+
+
+def test_the_quorum_of_the_study_holds_under_the_sum(tiny_study: MakeStudy, tiny_records: MakeRecords) -> None:
+    study = sum_study(tiny_study, federation={"minimum_sites": 6})
+    with (
+        federation(study, tiny_records, lost=lambda site, at: site == "c" and at.endswith("RoundStart:2")) as (run, *_),
+        pytest.raises(FederationError, match="5 sites, fewer than 6"),
+    ):
+        run.execute()
+
+
+def test_a_share_is_never_clamped_after_its_noise() -> None:
+    """An exact vector at the very limit: its noise goes up as often as down, and stays within the word."""
+    grid = IntegerGrid.fit(clip_norm=1.0, dimension=4000, expected_units=10.0, noise_multiplier=0.5, contributors=10)
+    mechanism = GaussianMechanism(grid=grid, noise_multiplier=0.5, shared=True)
+    found = mechanism.privatise(np.full(4000, 1e9), random=DeterministicRandom("limit")).astype(np.float64)
+    assert np.abs(found).max() <= grid.limit
+    assert abs(float((found > np.median(found)).mean()) - 0.5) < 0.02
+    assert 0.95 < float(found.std()) / mechanism.sigma < 1.05
+    clamped = GaussianMechanism(grid=grid, noise_multiplier=0.5).privatise(
+        np.full(4000, 1e9), random=DeterministicRandom("limit")
+    )
+    assert float((clamped == grid.limit).mean()) > 0.4, "the twin: clamped after the noise, half sits on the limit"
