@@ -76,6 +76,8 @@ class Trainer:
             codes,
             units=torch.as_tensor(units, device=self._device) if self._by_person else None,
             clip_norm=self._plan.study.privacy.clip_norm,
+            chunk=self._plan.rows_per_pass,
+            padded=True,
         ).numpy()
 
     def local_update(self, weights: NDArray[np.float32], *, random: RandomSource) -> NDArray[np.float64]:

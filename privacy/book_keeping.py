@@ -28,6 +28,9 @@ from protocol.errors import PrivacyError
 Layer: TypeAlias = nn.Linear | nn.EmbeddingBag
 
 _CLIP_MARGIN = 1.0 - 2.0**-20
+# Bound on the relative rounding of a unit's squared norm in float64, against the square of the sum of its records'
+# norms: sums over up to 2^12 layer calls and records, of up to 2^53 / 2^40 units of least precision each.
+_ROUNDING = 2.0**-40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +180,11 @@ def _record_weights(gradients: Sequence[_Gradient], *, units: Tensor | None, cli
     for shift in range(1, int(counts.max())):
         first = (index[shift:] == index[:-shift]).nonzero().squeeze(1)
         total.index_add_(0, index[first], 2.0 * _products(gradients, pairs=(first, first + shift)))
-    # Rounding may leave a tiny negative square where the records of a unit cancel out.
-    factors = clip_factors(total.clamp(min=0.0).sqrt() / counts, clip_norm) / counts
+    # Where the records of a unit nearly cancel out, the difference of their large squares is rounding and nothing
+    # else, and a norm that looks small would leave a unit unclipped. So the norm is taken as larger by more than that.
+    mass = torch.zeros_like(total).index_add(0, index, squares.sqrt())
+    total = total.clamp(min=0.0) + _ROUNDING * mass.square()
+    factors = clip_factors(total.sqrt() / counts, clip_norm) / counts
     weights: Tensor = factors[index]
     return weights
 

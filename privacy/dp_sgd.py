@@ -75,6 +75,7 @@ def chunked_gradient_sum(
     units: Tensor | None,
     clip_norm: float,
     chunk: int = 8192,
+    padded: bool = False,
 ) -> Tensor:
     """Return :func:`clipped_gradient_sum` of a batch of any size in bounded memory.
 
@@ -89,6 +90,9 @@ def chunked_gradient_sum(
         units: As for :func:`clipped_gradient_sum`.
         clip_norm: As for :func:`clipped_gradient_sum`.
         chunk: Records per chunk, at least 1; a unit with more records than that is a chunk of its own.
+        padded: Whether to fill every chunk up to a multiple of ``chunk`` rows whose losses are thrown away. Matrix
+            products in float32 round a row differently in batches of different size: with padding, all passes have
+            the same, public size, and how many records were drawn changes no other record's gradient.
 
     Returns:
         Flat vector ``[d]``, float64, on the CPU.
@@ -106,8 +110,15 @@ def chunked_gradient_sum(
         part = records[start:end]
         inside = None if units is None else units[start:end]
 
-        def loss(part: Tensor = part) -> Tensor:
-            return unit_loss(part)
+        fill = -len(part) % chunk if padded else 0
+        if fill:
+            part = torch.cat([part, part[:1].expand(fill, *part.shape[1:])])
+            if inside is not None:
+                inside = torch.cat([inside, inside[-1] + 1 + torch.arange(fill, device=inside.device)])
+
+        def loss(part: Tensor = part, kept: int = end - start) -> Tensor:
+            losses = unit_loss(part)
+            return torch.cat([losses[:kept], torch.zeros_like(losses[kept:])])
 
         total += clipped_gradient_sum(module, loss, units=inside, clip_norm=clip_norm)
     return total

@@ -3,6 +3,7 @@
 Both sides derive it from the study alone.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -106,6 +107,15 @@ class PrivacyPlan:
     def expected_units_per_site(self) -> float:
         """The public divisor of a step at one site: an equal share."""
         return self.expected_units / self.study.federation.sites
+
+    @property
+    def rows_per_pass(self) -> int:
+        """Rows of every pass through the model at a site: public, so that a pass tells nothing about who is in it.
+
+        Room for the expected units of a site with an equal share, and six standard deviations, at most 8,192.
+        """
+        expected = self.expected_units_per_site
+        return min(8192, 64 * math.ceil((expected + 6.0 * math.sqrt(expected) + 1.0) / 64))
 
     @cached_property
     def shares(self) -> NoiseShares | None:

@@ -1,11 +1,11 @@
-"""How a statement reads: plain English for a privacy officer. Bounds are rounded up, never down."""
+"""How a statement reads: plain English for a privacy officer. Epsilons are rounded up, never down."""
 
 import math
 from collections.abc import Sequence
 
 from privacy.accounting import CrossCheck
 from privacy.events import NoisyRelease
-from protocol.terms import Relation, Sampler, Trust
+from protocol.terms import ContributionKind, Relation, Sampler, Trust
 
 _WEAK_EPSILON = 10.0
 _NAMED_ENTRIES = 5
@@ -73,10 +73,11 @@ def release(event: NoisyRelease) -> str:
     who = f"each {event.unit} taking part with probability {event.sample_rate:g} (Poisson)"
     if event.sampler is Sampler.ALL:
         who = f"every {event.unit} taking part"
-    return (
-        f"Released: {event.count} noisy {'sum' if event.count == 1 else 'sums'} of {event.kind}, noise"
-        f" multiplier {event.noise_multiplier:g}, {who}."
-    )
+    sums = "sum" if event.count == 1 else "sums"
+    what = f"{sums} of {event.kind.value}"
+    if event.kind is ContributionKind.UPDATES:
+        what = f"{sums} of gradients inside local training"
+    return f"Released: {event.count} noisy {what}, noise multiplier {event.noise_multiplier:g}, {who}."
 
 
 def working(check: CrossCheck, accountant: str) -> str:

@@ -1,5 +1,8 @@
 """What federating gains: one study trained by all sites together, by each alone, and on the pooled records.
 
+Rounds, rates and the like are the study's for all of them: they were not tuned for a site alone. A generator's
+synthetic rows outnumber the real ones, so that "real" is no ceiling.
+
 Every site keeps a fifth of its people back; generators are judged by a classifier that is trained on their
 records and tested on what was kept back at all sites together. All trainings make the same promise.
 """
@@ -141,7 +144,7 @@ def compare(
         single, _ = judge.train(f"{name} alone", alone(study, public_records=shares[name]), {name: records})
         singles.append(single)
     announce("pooled")
-    pooled, _ = judge.train("pooled", with_sites(study, 1), {"pool": pool})
+    pooled, _ = judge.train("pooled", alone(study, public_records=study.federation.public_records), {"pool": pool})
     real = judge.row("real records", len(pool), judge.score(pool.schema, pool.codes))
     return Comparison(real=real, alone=tuple(singles), federated=together, pooled=pooled, statement=statement)
 

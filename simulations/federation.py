@@ -15,7 +15,7 @@ from privacy.accounting import MOST_EPSILON
 from privacy.ledger import Ledger
 from privacy.plan import PrivacyPlan
 from protocol.errors import InputError
-from protocol.study import Study
+from protocol.study import FederationTerms, Study
 from protocol.terms import Trust
 from records.dataset import Records
 from server.app import app as server_app
@@ -121,6 +121,12 @@ def with_sites(study: Study, sites: int) -> Study:
 
 
 def alone(study: Study, *, public_records: int) -> Study:
-    """Return the study of one site by itself at the same promise: its own records, its own divisor."""
-    terms = replace(study.federation, sites=1, minimum_sites=None, public_records=public_records)
-    return replace(study, federation=terms)
+    """Return the study of one site by itself at the same promise: its own records, its own divisor.
+
+    One site has nobody to share noise with, and adds all of it. The study's delta is kept, also where it follows from
+    the number of records of the federation.
+    """
+    delta = PrivacyPlan.from_study(study).delta
+    privacy = replace(study.privacy, delta=delta, trust=Trust.NONE)
+    federation = FederationTerms(sites=1, public_records=public_records, deadline=study.federation.deadline)
+    return replace(study, privacy=privacy, federation=federation)

@@ -10,6 +10,7 @@ from hypothesis.errors import NoSuchExample
 from torch import nn
 
 from models.families import build_family
+from privacy import book_keeping
 from privacy.book_keeping import clip_factors
 from privacy.dp_sgd import chunked_gradient_sum, clipped_gradient_sum, reference_gradient_sum
 
@@ -233,3 +234,45 @@ def test_the_order_of_records_has_no_influence(name, clip_norm):
         for c in (codes, shuffled)
     ]
     torch.testing.assert_close(sums[0], sums[1], rtol=1e-4, atol=1e-5 * clip_norm)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e8, 1e10, 1e12, 1e17])
+def test_a_unit_whose_records_nearly_cancel_stays_under_the_clip_norm(scale):
+    """One person with two records and opposite signals: rounding must not make the person's norm look small."""
+    generator = torch.Generator().manual_seed(5)
+    module = nn.Sequential(nn.Linear(6, 8), nn.LeakyReLU(0.2), nn.Linear(8, 1))
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=scale, generator=generator)
+    worst = 0.0
+    for _ in range(40):
+        rows = torch.rand(2, 6, generator=generator)
+        rows[1] = rows[0] * (1 + 1e-6)
+        signs = torch.tensor([1.0, -1.0])
+        total = clipped_gradient_sum(
+            module, lambda r=rows, s=signs: module(r).squeeze(1) * s, units=torch.tensor([0, 0]), clip_norm=1.0
+        )
+        worst = max(worst, float(total.norm()))
+    assert worst <= 1.0
+
+
+def test_without_the_allowance_for_rounding_a_person_escapes_the_clip(monkeypatch):
+    """The broken twin of the test above."""
+    monkeypatch.setattr(book_keeping, "_ROUNDING", 0.0)
+    with pytest.raises(AssertionError):
+        for scale in (1e10, 1e12, 1e17):
+            test_a_unit_whose_records_nearly_cancel_stays_under_the_clip_norm(scale)
+
+
+def test_padded_chunks_give_the_same_sum():
+    module = nn.Linear(3, 2)
+    records = torch.linspace(-1.0, 1.0, 51).view(17, 3)
+    units = torch.arange(17) // 2
+
+    def loss(part):
+        return module(part).square().sum(dim=1)
+
+    for inside in (None, units):
+        plain = chunked_gradient_sum(module, loss, records, units=inside, clip_norm=0.5)
+        for chunk in (4, 16, 64):
+            padded = chunked_gradient_sum(module, loss, records, units=inside, clip_norm=0.5, chunk=chunk, padded=True)
+            torch.testing.assert_close(padded, plain, atol=1e-6, rtol=1e-6)
