@@ -96,6 +96,9 @@ def run(arguments: Sequence[str]) -> int:
         return _say("stopped.", _STOPPED)
     except CloisterError as error:
         return _say(str(error), _FAILED)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return _say(f"{place}{error.strerror or error}. Check the path, its permissions and the room left.", _FAILED)
     if status == _STOPPED:  # how Typer reports Ctrl-C
         return _say("interrupted.", _STOPPED)
     return status if isinstance(status, int) else 0

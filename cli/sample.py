@@ -99,13 +99,17 @@ def open_release(folder: Path, device: str) -> "Release":
     Raises:
         InputError: There is no such device.
         ReleaseError: The release is damaged, or none.
+        AccountingError: Its statement gives another epsilon than its events.
     """
     import torch  # slow to import
 
     from server.release import Release
 
     check_device(device)
-    return Release.open(folder, device=torch.device(device))
+    opened = Release.open(folder, device=torch.device(device))
+    # The headline is about to be shown, and anybody can write a statement and its checksum.
+    opened.statement.recompute()
+    return opened
 
 
 def release_hash(folder: Path) -> str:

@@ -7,6 +7,7 @@ import typer
 
 from cli.result import print_json, print_release
 from cli.rounds import announce, rounds_progress
+from cli.study import warn_of_drafts
 
 
 def simulate(
@@ -19,7 +20,10 @@ def simulate(
     ] = None,
     sites: Annotated[int | None, typer.Option(min=1, help="Number of sites; the study's own if not given.")] = None,
     partition: Annotated[
-        str | None, typer.Option(help="How one file is split: iid, dirichlet:A or column:NAME.")
+        str | None,
+        typer.Option(
+            help="How one file is split: iid, dirichlet:A or column:NAME (the rarest values share the last site)."
+        ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the release; it must not exist.")] = Path(
         "release"
@@ -38,7 +42,9 @@ def simulate(
     Ready studies: adult, breast_cancer, heart_disease, online_shoppers.
     """
     # Heavy imports wait until the command is known: `cloister --help` must not load torch.
+    from protocol.errors import InputError
     from protocol.study import Study
+    from protocol.terms import Trust
     from server.release import check_new
     from simulations.federation import simulate as run
     from simulations.federation import with_sites
@@ -48,11 +54,15 @@ def simulate(
     check_device(device)
     if study.endswith(".toml") or "/" in study:
         scenario = Scenario(study=Study.from_toml(study), sites={}, file="", partition="iid", source="files")
+        warn_of_drafts(Path(study))
     else:
         scenario = Scenario.ready(study)
     announce("reading records")
     parts = scenario.load(data, scheme=partition, sites=sites, seed=seed)
     agreed = with_sites(scenario.study, len(parts)) if len(parts) != scenario.study.federation.sites else scenario.study
+    announce(", ".join(f"{name} has {len(records)} records" for name, records in parts.items()))
+    if transcripts is not None and agreed.privacy.trust is not Trust.SUM:
+        raise InputError("--transcripts: the study has no secure sum.", remedy='Leave it out, or set trust = "sum".')
     with rounds_progress("training", rounds=agreed.training.rounds, quiet=json_output):
         release = run(agreed, parts, release=output, device=device, transcripts=transcripts)
     if json_output:

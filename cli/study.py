@@ -2,12 +2,18 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.result import print_json, print_statement
-from protocol.errors import InputError, StudyError
+from cli.rounds import announce
+from protocol.errors import CloisterError, InputError, StudyError
+
+if TYPE_CHECKING:
+    from privacy.plan import PrivacyPlan
+    from protocol.study import Study
+    from strategies.server_model import ServerModel
 
 study = typer.Typer(no_args_is_help=True, help="Write a study, and see what it promises.")
 
@@ -57,13 +63,17 @@ def new(
         "privacy": privacy | ({} if delta is None else {"delta": delta}),
         "federation": {"sites": sites, "public_records": records, "dropouts": dropouts, "colluders": colluders},
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(tomli_w.dumps(mapping), encoding="utf-8")
     try:
-        Study.from_toml(output)
-    except StudyError:
-        output.unlink()
+        output.write_text(tomli_w.dumps(mapping), encoding="utf-8")
+        found = Study.from_toml(output)
+        _plan(found)
+    except OSError as error:
+        output.unlink(missing_ok=True)
+        raise InputError(f"{output}: {error.strerror}.", remedy="Choose a folder that exists and has room.") from error
+    except CloisterError:
+        output.unlink(missing_ok=True)
         raise
+    _warn(found, schema)
     sys.stdout.write(f"Written: {output}. Next: cloister study check {output}\n")
 
 
@@ -74,16 +84,12 @@ def check(
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Read a study, calibrate its noise, and print what it would promise and what leaves a site."""
-    from privacy.plan import PrivacyPlan
     from protocol.study import Study
-    from strategies.server_model import ServerModel
-    from strategies.study_model import build_study_model, study_schema
-    from strategies.table import build_strategy
+    from strategies.study_model import study_schema
 
     found = Study.from_toml(path)
-    plan = PrivacyPlan.from_study(found)
-    model = ServerModel(build_study_model(found), found.training)
-    build_strategy(plan, model)
+    plan, model = _plan(found)
+    _warn(found, path)
     rounds = found.training.rounds
     statement = plan.statement(rounds=rounds, simulated=False)
     facts = {
@@ -100,3 +106,52 @@ def check(
     for name, value in facts.items():
         sys.stdout.write(f"{name.replace('_', ' '):20}{value}\n")
     print_statement(statement.sentences())
+
+
+def _plan(study: "Study") -> "tuple[PrivacyPlan, ServerModel]":
+    """Build all that a run would build, so that what a run refuses is refused here."""
+    from privacy.plan import PrivacyPlan
+    from strategies.server_model import ServerModel
+    from strategies.study_model import build_study_model
+    from strategies.table import build_strategy
+
+    plan = PrivacyPlan.from_study(study)
+    model = ServerModel(build_study_model(study), study.training)
+    build_strategy(plan, model)
+    plan.step_mechanism(model.dimension)
+    if plan.shares is None and study.federation.colluders:
+        raise StudyError(
+            f"federation.colluders is {study.federation.colluders} without a secure sum.",
+            remedy='With trust = "none" no site needs another one: leave it out.',
+        )
+    return plan, model
+
+
+def _warn(study: "Study", path: Path) -> None:
+    """Say on standard error what is allowed and easily a mistake."""
+    from protocol.terms import Unit
+
+    warn_of_drafts(path)
+    if study.schema.get("person") and study.privacy.unit is Unit.RECORD:
+        announce(f"{path}: the schema names a person key and the study protects single records; see --unit person.")
+
+
+def warn_of_drafts(path: Path) -> None:
+    """Say where a schema still holds values that were taken from the data: they would be released with the study.
+
+    Args:
+        path: A schema, or a study that names one beside it.
+    """
+    import tomllib
+
+    text = path.read_text(encoding="utf-8")
+    named = tomllib.loads(text).get("schema", {}).get("file")
+    if named is not None:
+        path = path.parent / str(named)
+        text = path.read_text(encoding="utf-8")
+    marks = text.count("# to be confirmed from public knowledge")
+    if marks:
+        announce(
+            f"{path}: {marks} values were drafted from the data and are still to be confirmed from public knowledge. "
+            "Whoever gets the study or the release sees them: confirm each and take its mark away."
+        )

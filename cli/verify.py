@@ -7,15 +7,17 @@ from typing import Annotated
 import typer
 
 from cli.result import print_json
+from protocol.errors import InputError
 
-EXAMPLES = "Example: cloister verify release --transcript site-1.json --transcript site-2.json"
+EXAMPLES = "Example: cloister verify release --transcript told"
 
 
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="RELEASE", help="Folder of a release.")],
     *,
     transcript: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="A site's transcript of the run; may be repeated.")
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A site's transcript of the run, or a folder of some; may be repeated."),
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -30,7 +32,12 @@ def verify(
     from server.verification import read_transcript, verify_release
 
     release = Release.open(folder, device=torch.device("cpu"))
-    passed = verify_release(release, [read_transcript(path) for path in transcript or []])
+    paths = [
+        found for path in transcript or [] for found in (sorted(path.rglob("*.json")) if path.is_dir() else [path])
+    ]
+    if transcript and not paths:
+        raise InputError(f"{transcript[0]}: no transcript in this folder.", remedy="Check the path.")
+    passed = verify_release(release, [read_transcript(path) for path in paths])
     if json_output:
         print_json({"release": str(folder), "passed": list(passed), "statement": release.statement.headline()})
         return

@@ -84,6 +84,8 @@ def write_release(folder: Path, run: StudyRun, evidence: Evidence, *, simulated:
         sums = "".join(f"{_sha256(draft / name)}  {name}\n" for name in _FILES)
         (draft / _SUMS).write_text(sums, encoding="utf-8")
         draft.chmod(0o755)
+        for path in draft.iterdir():
+            path.chmod(0o644)  # a release is for others to read
         os.replace(draft, folder)  # noqa: PTH105 - Path.replace is the same call; os names what is relied on
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder} cannot be written: {error}.", remedy="Check space and permissions.") from error

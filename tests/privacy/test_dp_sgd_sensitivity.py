@@ -236,9 +236,8 @@ def test_the_order_of_records_has_no_influence(name, clip_norm):
     torch.testing.assert_close(sums[0], sums[1], rtol=1e-4, atol=1e-5 * clip_norm)
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e8, 1e10, 1e12, 1e17])
-def test_a_unit_whose_records_nearly_cancel_stays_under_the_clip_norm(scale):
-    """One person with two records and opposite signals: rounding must not make the person's norm look small."""
+def largest_norm_of_cancelling_records(scale):
+    """The largest clipped gradient of one person with two nearly equal records and opposite signals."""
     generator = torch.Generator().manual_seed(5)
     module = nn.Sequential(nn.Linear(6, 8), nn.LeakyReLU(0.2), nn.Linear(8, 1))
     for parameter in module.parameters():
@@ -252,15 +251,19 @@ def test_a_unit_whose_records_nearly_cancel_stays_under_the_clip_norm(scale):
             module, lambda r=rows, s=signs: module(r).squeeze(1) * s, units=torch.tensor([0, 0]), clip_norm=1.0
         )
         worst = max(worst, float(total.norm()))
-    assert worst <= 1.0
+    return worst
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e8, 1e10, 1e12, 1e17])
+def test_a_unit_whose_records_nearly_cancel_stays_under_the_clip_norm(scale):
+    """Rounding must not make the person's norm look small."""
+    assert largest_norm_of_cancelling_records(scale) <= 1.0
 
 
 def test_without_the_allowance_for_rounding_a_person_escapes_the_clip(monkeypatch):
     """The broken twin of the test above."""
     monkeypatch.setattr(book_keeping, "_ROUNDING", 0.0)
-    with pytest.raises(AssertionError):
-        for scale in (1e10, 1e12, 1e17):
-            test_a_unit_whose_records_nearly_cancel_stays_under_the_clip_norm(scale)
+    assert max(largest_norm_of_cancelling_records(scale) for scale in (1e10, 1e12, 1e17)) > 1.0
 
 
 def test_padded_chunks_give_the_same_sum():
