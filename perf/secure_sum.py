@@ -4,7 +4,8 @@ Everything runs in one process without a transport. ``client_cpu_ms`` is one sit
 put a float64 vector on the integer grid, mask it, and tell the shares; medians over sites and rounds. ``server_s`` is
 the coordinator's time for all sites of a round. ``upload_ratio`` counts every byte of a site's answers, in their flat
 form, against 4 bytes per parameter. ``peak_mb`` is what the coordinator allocates beside the message in its hands.
-The peer is Flower's SecAgg+ in Flower's simulation (`perf.secagg_plus`), unless ``--no-peer``. ``--table`` scales
+The peers are Flower's SecAgg+ in Flower's simulation (`perf.secagg_plus`) and, where TenSEAL is installed, CKKS
+(`perf.ckks`), unless ``--no-peer``. ``--table`` scales
 both sizes instead.
 """
 
@@ -23,6 +24,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
+from perf.ckks import measure as measure_ckks
 from perf.noise import measure as measure_noise
 from privacy.mechanisms.grid import IntegerGrid
 from privacy.secure_sum import MaskedInput, Reveal, RoundStart, ServerSession, SiteSession, SumPolicy
@@ -219,6 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
     result["noise_ms_per_million"] = measure_noise(sigma=2.0**16, repeats=5)["noise_ms_per_million"]
     if not options.no_peer:
         result |= measure_peer(options.sites, options.parameters)
+        result |= measure_ckks(options.parameters)
     if options.json:
         sys.stdout.write(json.dumps(result) + "\n")
         return 0
