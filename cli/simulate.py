@@ -1,13 +1,16 @@
 """``cloister simulate``: many sites on one machine, on any file."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.result import print_json, print_release
 from cli.rounds import announce, rounds_progress
 from cli.study import warn_of_drafts
+
+if TYPE_CHECKING:
+    from simulations.scenario import Scenario
 
 
 def simulate(
@@ -43,20 +46,14 @@ def simulate(
     """
     # Heavy imports wait until the command is known: `cloister --help` must not load torch.
     from protocol.errors import InputError
-    from protocol.study import Study
     from protocol.terms import Trust
     from server.release import check_new
     from simulations.federation import simulate as run
     from simulations.federation import with_sites
-    from simulations.scenario import Scenario
 
     check_new(output)
     check_device(device)
-    if study.endswith(".toml") or "/" in study:
-        scenario = Scenario(study=Study.from_toml(study), sites={}, file="", partition="iid", source="files")
-        warn_of_drafts(Path(study))
-    else:
-        scenario = Scenario.ready(study)
+    scenario = _scenario(study)
     announce("reading records")
     parts = scenario.load(data, scheme=partition, sites=sites, seed=seed)
     agreed = with_sites(scenario.study, len(parts)) if len(parts) != scenario.study.federation.sites else scenario.study
@@ -68,13 +65,25 @@ def simulate(
     if json_output:
         result: dict[str, Any] = {
             "release": str(output),
-            "study": agreed.hash,
+            "study": release.study.hash,
             "sites": {name: len(records) for name, records in parts.items()},
             "statement": release.statement.to_mapping(),
         }
         print_json(result)
         return
     print_release(release)
+
+
+def _scenario(study: str) -> "Scenario":
+    """Read the user's own study, or a ready one."""
+    from protocol.study import Study
+    from simulations.scenario import Scenario
+
+    if study.endswith(".toml") or "/" in study:
+        own = Study.from_toml(study)
+        warn_of_drafts(Path(study))
+        return Scenario(study=own, sites={}, file="", partition="iid", source="files")
+    return Scenario.ready(study)
 
 
 def check_device(device: str) -> None:

@@ -42,8 +42,8 @@ class NoiseShares:
         StudyError: If the sites are too few for a sum that hides anybody, or none would be left to add noise.
 
     Example:
-        >>> NoiseShares(noise_multiplier=1.0, sites=10, dropouts=2, colluders=2).share_multiplier
-        0.408248290463863
+        >>> round(NoiseShares(noise_multiplier=1.0, sites=10, dropouts=2, colluders=2).share_multiplier, 4)
+        0.4082
     """
 
     noise_multiplier: float
