@@ -208,7 +208,7 @@ def _fill(url, rows):
     engine.dispose()
 
 
-def _check_database(url):
+def check_database(url):
     schema = _schema(drop=["note"])
     _fill(url, [(1, "a"), (None, "None")])
     assert load_records(f"{url}#visits", schema=schema).codes.tolist() == [[1, 0], [100, 2]]
@@ -232,7 +232,7 @@ def _check_database(url):
 
 
 def test_sqlite(tmp_path):
-    _check_database(f"sqlite:///{tmp_path / 'hospital.db'}")
+    check_database(f"sqlite:///{tmp_path / 'hospital.db'}")
 
 
 def test_sqlite_columns_of_several_types_are_read_as_text(tmp_path):
@@ -282,4 +282,4 @@ def test_values_that_arrow_cannot_hold_together_become_texts(values, expected):
 
 @pytest.mark.skipif("CLOISTER_POSTGRES_URL" not in os.environ, reason="CLOISTER_POSTGRES_URL names no test database")
 def test_postgresql():
-    _check_database(os.environ["CLOISTER_POSTGRES_URL"])
+    check_database(os.environ["CLOISTER_POSTGRES_URL"])
