@@ -14,6 +14,7 @@ import click
 import typer
 import typer.core
 
+from cli.coordinator import coordinator
 from cli.demo import demo
 from cli.evaluate import EXAMPLES as EVALUATE_EXAMPLES
 from cli.evaluate import evaluate
@@ -21,6 +22,7 @@ from cli.sample import EXAMPLES as SAMPLE_EXAMPLES
 from cli.sample import sample
 from cli.schema import schema
 from cli.simulate import simulate
+from cli.site.app import site
 from cli.study import study
 from cli.verify import EXAMPLES as VERIFY_EXAMPLES
 from cli.verify import verify
@@ -46,6 +48,8 @@ app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
 app.command(epilog=VERIFY_EXAMPLES)(verify)
 app.add_typer(schema, name="schema")
 app.add_typer(study, name="study")
+app.add_typer(coordinator, name="coordinator")
+app.add_typer(site, name="site")
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 -- a callback gets the option's value

@@ -1,4 +1,4 @@
-"""``cloister study``: write a study, and see what it would promise before anything is trained."""
+"""``cloister study``: write a study, see what it would promise before anything is trained, and sign it."""
 
 import sys
 from pathlib import Path
@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.coordinator.place import HERE, FolderOption, open_folder
+from cli.coordinator.signing import SitesOption, sign_for
 from cli.result import print_json, print_statement
 from cli.rounds import announce
 from protocol.errors import CloisterError, InputError, StudyError
@@ -66,7 +68,7 @@ def new(
     try:
         output.write_text(tomli_w.dumps(mapping), encoding="utf-8")
         found = Study.from_toml(output)
-        _plan(found)
+        build_plan(found)
     except OSError as error:
         output.unlink(missing_ok=True)
         raise InputError(f"{output}: {error.strerror}.", remedy="Choose a folder that exists and has room.") from error
@@ -88,7 +90,7 @@ def check(
     from strategies.study_model import study_schema
 
     found = Study.from_toml(path)
-    plan, model = _plan(found)
+    plan, model = build_plan(found)
     _warn(found, path)
     rounds = found.training.rounds
     statement = plan.statement(rounds=rounds, simulated=False)
@@ -108,7 +110,33 @@ def check(
     print_statement(statement.sentences())
 
 
-def _plan(study: "Study") -> "tuple[PrivacyPlan, ServerModel]":
+@study.command(epilog="Example: cloister study sign my-study.toml --folder federation -o my-study.signed.json")
+def sign(
+    path: Annotated[Path, typer.Argument(metavar="STUDY", help="A study file (TOML).")],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write; it must not exist.")],
+    folder: FolderOption = HERE,
+    sites: SitesOption = None,
+) -> None:
+    """Sign a study with the coordinator's key, for sites that want to read it before it is run.
+
+    The keys of the chosen sites are written into it: they must be enrolled. `cloister coordinator run` takes the signed
+    file as well as the TOML file, and both give the same study.
+    """
+    if output.exists():
+        raise InputError(f"{output} exists.", remedy="Choose a new file.")
+    signed = sign_for(open_folder(folder), path, sites=sites)
+    build_plan(signed.study)
+    try:
+        output.write_text(signed.to_text() + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{output}: {error.strerror}.", remedy="Choose a folder that exists and has room.") from error
+    sys.stdout.write(
+        f"Written: {output}, study {signed.study.hash}. Next, at each site: cloister site approve {output.name}\n"
+    )
+
+
+def build_plan(study: "Study") -> "tuple[PrivacyPlan, ServerModel]":
     """Build all that a run would build, so that what a run refuses is refused here."""
     from privacy.plan import PrivacyPlan
     from strategies.server_model import ServerModel

@@ -2,46 +2,51 @@
 
 A site lives in a folder of its own::
 
-    site.toml      name, data source, data set, ledger; paths in it are relative to the folder
-    policy.toml    what the site allows
-    key.pem        Ed25519 private key, readable by the owner alone
-    approvals/     one file per approved study
-    transcripts/   what the site was told and did in secure sums, one file per run
-    sums/          secrets of the secure sum under way
+    site.toml         name, data source, data set, ledger; paths in it are relative to the folder
+    policy.toml       what the site allows
+    key.pem           Ed25519 private key, readable by the owner alone
+    coordinator.json  whom the site is enrolled with; without it only simulations reach the site
+    approvals/        one signed consent per approved study
+    transcripts/      what the site was told and did in secure sums, one file per run
+    sums/             secrets of the secure sum under way
+    outbox/           replies as they left, to be sent again
+    egress.jsonl      what left, message by message
 
 The app finds the folder through the environment variable ``CLOISTER_SITE``. Where Flower simulates many sites
 in one place, site number i is the sub-folder ``i``. Nothing that a server sends can name a folder or a file.
+
+What people decide while the client runs counts from the next message on: ``policy.toml``, ``approvals/`` and
+``coordinator.json`` are read again when they change, and while one of them is broken every request is refused.
+Everything else is read once: start the client again after a change of ``site.toml`` or the key. A study is trained on
+the records as they were at its first round in this process, also where the source changes meanwhile; records that
+arrive during a study take part after the next start.
 """
 
 import os
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
 from flwr.app import Context
 
 from client.approvals import Approvals
+from client.egress import Egress, read
+from client.outbox import Outbox
 from client.policy import Policy
+from client.rules import Rules
+from client.settings import FOLDER_VARIABLE, data_location, ledger_path, site_settings
 from client.training import Trainer
 from privacy.ledger import Ledger
 from privacy.plan import PrivacyPlan
 from privacy.secure_sum import SiteSession
-from protocol.errors import InputError, RecordsError
+from protocol.errors import InputError, LedgerError, RecordsError
+from protocol.keys import public_hex, read_identity
 from protocol.randomness import DeterministicRandom, RandomSource, SystemRandom
 from protocol.study import Study
 from protocol.terms import SITE_NAME, NoiseOrigin
@@ -49,16 +54,8 @@ from records.dataset import Records, load_records
 from records.partition import partition
 from strategies.study_model import study_schema
 
-FOLDER_VARIABLE = "CLOISTER_SITE"
 _RESIDENT = "cloister-resident"
 _PARTITION = "partition-id"
-_SHARE = frozenset({"scheme", "sites", "number", "seed"})
-# Where in site.toml, which keys are known, which are needed.
-_TABLES: tuple[tuple[tuple[str, ...], frozenset[str], frozenset[str]], ...] = (
-    ((), frozenset({"name", "data", "device"}), frozenset({"name", "data"})),
-    (("data",), frozenset({"location", "set", "ledger", "share"}), frozenset({"location", "set"})),
-    (("data", "share"), _SHARE, _SHARE),
-)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -78,6 +75,8 @@ class Site:
         transcripts: Folder for the transcripts of secure sums; None keeps them in :attr:`sessions` alone.
         sums: Folder for the memory of secure sums under way, for processes that end between messages; None keeps
             it in :attr:`sessions` alone.
+        outbox: Replies as they left, to be sent again; keeps nothing by default, as for simulated sites.
+        egress: The record of what left; keeps nothing by default.
         sessions: The secure sum under way, by study and run, where ``sums`` is None.
         ended_runs: Runs that were left for another one, where ``sums`` is None.
         turn: Held while a turn of a secure sum is taken.
@@ -94,6 +93,8 @@ class Site:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     transcripts: Path | None = None
     sums: Path | None = None
+    outbox: Outbox = field(default_factory=Outbox)
+    egress: Egress = field(default_factory=Egress)
     sessions: dict[str, SiteSession] = field(default_factory=dict, init=False)
     ended_runs: set[str] = field(default_factory=set, init=False)
     turn: AbstractContextManager[Any] = field(default_factory=Lock, init=False)
@@ -111,7 +112,7 @@ class Site:
     @property
     def public_key(self) -> str:
         """The site's Ed25519 public key, 64 hexadecimal digits."""
-        return self.key.public_key().public_bytes_raw().hex()
+        return public_hex(self.key)
 
     def plan(self, study: Study) -> PrivacyPlan:
         """Return the privacy plan of an approved study."""
@@ -155,92 +156,77 @@ class Site:
         return records.take(parts[int(self.share["number"])])
 
 
-def create_key(path: Path) -> Ed25519PrivateKey:
-    """Make a site's key and write it, readable by the owner alone; an existing file is never replaced.
-
-    Raises:
-        InputError: If the file exists.
-    """
-    key = Ed25519PrivateKey.generate()
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError as error:
-        raise InputError(f"{path} exists.", remedy="Keep it: a new key would orphan the ledger.") from error
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(pem)
-    return key
+_open: dict[Path, tuple[Site, Rules]] = {}
+_opening = Lock()
 
 
-@cache
 def open_site(folder: Path) -> Site:
-    """Open a site's folder, once per process.
+    """Return the site of a folder with the policy and approvals of this moment; call it for every message.
+
+    Ledger, key, records and models are kept for as long as the process lives.
 
     Raises:
-        InputError: If a file is missing or says something unknown.
-        ApprovalError: If there is no policy, or an approved study was changed.
+        InputError: If a file is missing or says something unknown, or the site is enrolled under another name.
+        ApprovalError: If there is no policy, the policy is broken, or a consent was changed.
         LedgerError: If the ledger is missing or damaged.
     """
-    values, key = _site_file(folder / "site.toml"), _read_key(folder / "key.pem")
-    data = values["data"]
-    location = str(data["location"])
+    with _opening:
+        found = _open.get(folder)
+        if found is None:
+            found = _open[folder] = _open_folder(folder)
+        site, rules = found
+        site.policy, site.approvals = rules.current()
+        return site
+
+
+def close_site(folder: Path) -> None:
+    """Close a site's ledger and forget the site; the next `open_site` reads everything anew."""
+    with _opening:
+        found = _open.pop(folder, None)
+        if found is not None:
+            found[0].ledger.close()
+
+
+def _open_folder(folder: Path) -> tuple[Site, Rules]:
+    settings, key = site_settings(folder), read_identity(folder / "key.pem")
+    data, name = settings["data"], str(settings["name"])
     try:
-        device = torch.device(str(values.get("device", "cpu")))
+        device = torch.device(str(settings.get("device", "cpu")))
     except RuntimeError as error:
-        raise InputError(f"{folder}: device is {values['device']!r}.", remedy="Use cpu or cuda.") from error
-    policy = Policy.from_toml(folder / "policy.toml")
-    approvals = Approvals.from_folder(folder / "approvals")
-    ledger = folder / str(data.get("ledger", "ledger.sqlite"))
-    return Site(
-        name=str(values["name"]),
-        location=location if "://" in location else str(folder / location),
+        raise InputError(f"{folder}: device is {settings['device']!r}.", remedy="Use cpu or cuda.") from error
+    rules = Rules(folder, key=key.public_key(), site=name)
+    policy, approvals = rules.current()
+    site = Site(
+        name=name,
+        location=data_location(folder, settings),
         share=data.get("share"),
         policy=policy,
         approvals=approvals,
-        ledger=Ledger.open(ledger, key=key, data_set=str(data["set"])),
+        ledger=Ledger.open(ledger_path(folder, settings), key=key, data_set=str(data["set"])),
         key=key,
         device=device,
         transcripts=folder / "transcripts",
         sums=folder / "sums",
+        outbox=Outbox(folder / "outbox"),
+        egress=Egress(folder / "egress.jsonl"),
     )
+    _check_not_rolled_back(site, folder)
+    return site, rules
 
 
-def _site_file(path: Path) -> dict[str, Any]:
-    """Read site.toml: everything that is needed, and nothing unknown, lest a misspelt key be ignored."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}.", remedy=f"Check {FOLDER_VARIABLE}.") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not TOML: {error}.", remedy="Mend it.") from error
-    for place, known, needed in _TABLES:
-        table: Any = values
-        for name in place:
-            table = table.get(name, {})
-        called = ".".join(place) or "site.toml"
-        if not isinstance(table, dict):
-            raise InputError(f"{path}: {called} is {table!r}.", remedy="Write it as a table.")
-        if place == ("data", "share") and not table:
-            continue
-        if not needed <= set(table) <= known:
-            odd = sorted(needed - set(table)) + sorted(set(table) - known)
-            raise InputError(
-                f"{path}: missing or unknown in {called}: {', '.join(odd)}.",
-                remedy=f"Needed: {', '.join(sorted(needed))}; known: {', '.join(sorted(known))}.",
-            )
-    return values
+def _check_not_rolled_back(site: Site, folder: Path) -> None:
+    """Refuse a ledger that has forgotten what left: charged again, a round would be released for the second time.
 
-
-def _read_key(path: Path) -> Ed25519PrivateKey:
-    try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}.", remedy=f"Check {FOLDER_VARIABLE}.") from error
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise InputError(f"{path}: {error}.", remedy="Put back the key that the ledger names.") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise InputError(f"{path} is no Ed25519 key.", remedy="Put back the key that the ledger names.")
-    return key
+    The record of what left finds a ledger that alone was put back from an older copy; where both were, nothing does.
+    """
+    held = {entry.hash for entry in site.ledger.entries()}
+    lost = {line.departure.entry for line in read(folder / "egress.jsonl")} - held - {""}
+    if lost:
+        site.ledger.close()
+        raise LedgerError(
+            f"The ledger lacks {len(lost)} entries that paid for what left, says egress.jsonl: it is an older copy.",
+            remedy="Put the newest ledger back, and release nothing from these records until then.",
+        )
 
 
 _residents: dict[str, Site] = {}

@@ -68,6 +68,17 @@ class Family(nn.Module, ABC):
         """Train on what has been released: called after every step of :attr:`shared`."""
         del generator
 
+    def training_state(self) -> dict[str, Tensor]:
+        """Return what :meth:`free_steps` remembers beside the weights and buffers: moments of optimisers, counters.
+
+        Training that goes on from it and from the weights is, to the last bit, training that never stopped.
+        """
+        return {}
+
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what :meth:`training_state` returned, the weights having been loaded before."""
+        del state
+
     @abstractmethod
     def draw(self, count: int, *, allowed: Mapping[int, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw records, with some columns restricted to some codes.

@@ -17,6 +17,7 @@ from torch.nn import functional
 from models.autoregressive import draw_allowed, draw_codes
 from models.family import Family
 from models.layout import OneHotLayout
+from models.optimiser_state import load_optimiser_state, optimiser_state
 from privacy.dp_sgd import clipped_gradient_sum
 from protocol.errors import StudyError
 
@@ -179,6 +180,17 @@ class AdversarialNetwork(Family):
             weight.grad = gradient
         self._generator_optimiser.step()
         self._generator_optimiser.zero_grad(set_to_none=True)
+
+    def training_state(self) -> dict[str, Tensor]:
+        """Return the moments of the generator's optimiser, and how many critic steps were taken."""
+        moments = optimiser_state(self._generator_optimiser)
+        return {"critic_steps": torch.tensor(self._critic_steps_done)} | moments
+
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from :meth:`training_state`."""
+        self._critic_steps_done = int(state["critic_steps"])
+        moments = {name: value for name, value in state.items() if name != "critic_steps"}
+        load_optimiser_state(self._generator_optimiser, moments)
 
     @torch.no_grad()
     def draw(self, count: int, *, allowed: Mapping[int, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:

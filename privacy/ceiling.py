@@ -18,6 +18,7 @@ from protocol.errors import AccountingError
 from protocol.terms import Relation
 
 _MOST_AHEAD = 1 << 20
+_MOST_DAYS = 36_525
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,9 @@ class Ceiling:
         epsilon: Largest epsilon of record, above 0 and at most 300.
         delta: Delta at which it holds.
         relation: Neighbouring relation under which it holds.
+        days: Over how many days, ending with the present one, up to 36,525; None for everything that was ever spent.
+            A clock that is set back gives nothing. A clock that is set forward ends the days early: only a ceiling
+            for ever bounds what is spent then, so that there must always be one.
 
     Raises:
         AccountingError: If a field is of the wrong type or out of range.
@@ -36,6 +40,7 @@ class Ceiling:
     epsilon: float
     delta: float
     relation: Relation
+    days: int | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in (("epsilon", 0.0, MOST_EPSILON), ("delta", LEAST_DELTA, 1.0)):
@@ -48,6 +53,11 @@ class Ceiling:
             object.__setattr__(self, name, float(value))
         if not isinstance(self.relation, Relation) or self.epsilon == 0.0 or self.delta == 1.0:
             raise AccountingError(f"The ceiling {self} is no ceiling.", remedy="Mend the policy or study.")
+        if self.days is not None and (type(self.days) is not int or not 1 <= self.days <= _MOST_DAYS):
+            raise AccountingError(
+                f"The ceiling's days are {self.days!r}, not a whole number from 1 to {_MOST_DAYS}.",
+                remedy="Mend the policy or study.",
+            )
 
 
 class Allowance:
@@ -97,9 +107,10 @@ class Allowance:
             point = _moved(total, unit, ahead)
             record = check_tally(point, delta=self._ceiling.delta, relation=self._ceiling.relation).pld
             if record <= self._ceiling.epsilon:
-                self._fits.append(point)
+                # Totals of a window go up and down for years: what a new point says already need not be kept.
+                self._fits = [known for known in self._fits if not _covers(point, known)] + [point]
                 return True
-            self._passes.append(point)
+            self._passes = [known for known in self._passes if not _covers(known, point)] + [point]
             if ahead == 0:
                 return False
             ahead //= 2

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from privacy.accounting import CrossCheck
+from privacy.ceiling import Ceiling
 from privacy.events import NoisyRelease
 from protocol.terms import ContributionKind, Relation, Sampler, Trust
 
@@ -21,6 +22,7 @@ _AGAINST = {
         " sites drop out or collude than the study states.",
     ),
 }
+_RELATIONS = {Relation.ADD_REMOVE: "add/remove", Relation.REPLACE_ONE: "replace-one"}
 _DISJOINT = (
     "The sites are assumed to hold different people; then the federation's epsilon is its sites' largest.",
     "For somebody whose records are at s sites, both epsilon and delta are the sums over those sites.",
@@ -41,9 +43,8 @@ def assumptions(events: Sequence[NoisyRelease]) -> tuple[str, ...]:
 
 def promise(check: CrossCheck, replace_one: CrossCheck, unit: str) -> str:
     """The guarantee in one clause."""
-    relation = "add/remove" if check.relation is Relation.ADD_REMOVE else "replace-one"
     return (
-        f"({_up(check.pld)}, {check.delta:g})-differential privacy per {unit} under {relation}"
+        f"{pair(check)}-differential privacy per {unit} under {_RELATIONS[check.relation]}"
         f" ({_up(replace_one.pld)} under replace-one)"
     )
 
@@ -78,6 +79,59 @@ def release(event: NoisyRelease) -> str:
     if event.kind is ContributionKind.UPDATES:
         what = f"{sums} of gradients inside local training"
     return f"Released: {event.count} noisy {what}, noise multiplier {event.noise_multiplier:g}, {who}."
+
+
+def brief(event: NoisyRelease) -> str:
+    """What was released, as short as a table's cell.
+
+    Args:
+        event: What was released.
+    """
+    what = "gradients in local training" if event.kind is ContributionKind.UPDATES else event.kind.value
+    who = f"each {event.unit} at {event.sample_rate:g}" if event.sampler is Sampler.POISSON else f"every {event.unit}"
+    sums = "sum" if event.count == 1 else "sums"
+    return f"{event.count} noisy {sums} of {what}, noise {event.noise_multiplier:.4g}, {who}"
+
+
+def pair(check: CrossCheck) -> str:
+    """The guarantee's two numbers, for a table whose heading says unit and relation."""
+    return f"({_up(check.pld)}, {check.delta:g})"
+
+
+def period(ceiling: Ceiling) -> str:
+    """What a ceiling is about in time."""
+    return "for ever" if ceiling.days is None else f"within {ceiling.days} days"
+
+
+def limit(ceiling: Ceiling, unit: str) -> str:
+    """A ceiling in one clause."""
+    return (
+        f"({ceiling.epsilon:g}, {ceiling.delta:g})-differential privacy per {unit} under"
+        f" {_RELATIONS[ceiling.relation]}, {period(ceiling)}"
+    )
+
+
+def left(check: CrossCheck, ceiling: Ceiling) -> str:
+    """How much of a ceiling's epsilon is not spent, rounded down."""
+    return f"{max(0.0, math.floor((ceiling.epsilon - check.pld) * 1000.0 + 1e-9) / 1000.0):.3f}"
+
+
+def budget(check: CrossCheck, ceiling: Ceiling, unit: str, *, after: CrossCheck | None = None) -> str:
+    """What is spent of a ceiling and what is left, as a sentence or two.
+
+    Args:
+        check: What is spent, at the ceiling's delta and under its relation.
+        ceiling: The ceiling.
+        unit: Whom the guarantee is about.
+        after: What would be spent after something more; None for nothing more.
+    """
+    spent = pair(check) if check.pld > 0.0 else "nothing"
+    told = f"Of at most {limit(ceiling, unit)}: {spent} is spent, {left(check, ceiling)} of epsilon is left."
+    if after is None:
+        return told
+    if after.pld > ceiling.epsilon:
+        return f"{told} With the study it would be {pair(after)}, more than the ceiling."
+    return f"{told} With the study {pair(after)} is spent and {left(after, ceiling)} left."
 
 
 def working(check: CrossCheck, accountant: str) -> str:

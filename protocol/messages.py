@@ -20,7 +20,7 @@ from protocol.digest import canonical_json
 from protocol.errors import WireError
 from protocol.terms import SITE_NAME, ContributionKind
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 _HEX = re.compile(r"[0-9a-f]{64}")
 _SIGNATURE = re.compile(r"[0-9a-f]{128}")
 _MOST_COORDINATES = 2**28
@@ -28,6 +28,7 @@ _STORED_AS = "numpy.ndarray"
 NO_ENTRY = "0" * 64
 """The ledger entry of a contribution that promises nothing, and so was not charged."""
 _REMEDY = "Both ends must run the same Cloister."
+_INTRODUCED_AS = b"cloister introduction v1\0"
 
 
 class RefusalReason(StrEnum):
@@ -49,10 +50,12 @@ class Hello:
     Attributes:
         study: Hash of the study.
         code: Fingerprint of the coordinator's Cloister.
+        challenge: 64 hexadecimal digits, fresh in every hello: an introduction that was overheard is worth nothing.
     """
 
     study: str
     code: str
+    challenge: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +67,24 @@ class Introduction:
         code: Fingerprint of the site's Cloister.
         site: The site's name.
         public_key: Ed25519 public key, 64 hexadecimal digits.
+        signature: Ed25519 signature of :meth:`signed_bytes`, 128 hexadecimal digits: whoever introduces a site has its
+            key.
     """
 
     study: str
     code: str
     site: str
     public_key: str
+    signature: str
+
+    def signed_bytes(self, challenge: str) -> bytes:
+        """Return what the site signs: every field but the signature, and the challenge that it answers.
+
+        Args:
+            challenge: Of the hello, 64 hexadecimal digits.
+        """
+        header = {name: value for name, value in _header(self).items() if name != "signature"}
+        return _INTRODUCED_AS + canonical_json(header | {"challenge": challenge})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +96,8 @@ class RoundRequest:
         run: Identifier of the run, 64 hexadecimal digits.
         round: Number of the round, from 1.
         kind: What is asked for.
+        warrant: The coordinator's signature over study and run (see `protocol.warrant`), 128 hexadecimal digits;
+            `NO_WARRANT` where the study names no coordinator.
         vector: float32 ``[d]``, the weights of the shared part of the model.
     """
 
@@ -88,6 +105,7 @@ class RoundRequest:
     run: str
     round: int
     kind: ContributionKind
+    warrant: str
     vector: NDArray[np.float32]
 
 
@@ -130,11 +148,13 @@ class SumTurn:
     Attributes:
         study: Hash of the study.
         run: Identifier of the run.
+        warrant: As in `RoundRequest`; `NO_WARRANT` in what a site sends.
         round: The round that a site is asked to prepare, where nothing rides beside; 1 otherwise.
     """
 
     study: str
     run: str
+    warrant: str
     round: int = 1
 
 
@@ -152,6 +172,7 @@ class Refusal:
 WireMessage = Hello | Introduction | RoundRequest | Contribution | SumTurn | Refusal
 _First = TypeVar("_First", bound=WireMessage)
 _Second = TypeVar("_Second", bound=WireMessage)
+_Third = TypeVar("_Third", bound=WireMessage)
 
 _TYPES: dict[str, type[Any]] = {
     "hello": Hello,
@@ -171,9 +192,9 @@ _WORD_LISTS: dict[str, type[ContributionKind] | type[RefusalReason]] = {
     "reason": RefusalReason,
 }
 _PATTERNS = {
-    **dict.fromkeys(("study", "code", "run", "model", "entry", "public_key"), _HEX),
+    **dict.fromkeys(("study", "code", "challenge", "run", "model", "entry", "public_key"), _HEX),
     "site": SITE_NAME,
-    "signature": _SIGNATURE,
+    **dict.fromkeys(("signature", "warrant"), _SIGNATURE),
 }
 
 
@@ -196,6 +217,12 @@ def decode(record: RecordDict, first: type[_First], /) -> _First: ...
 
 @overload
 def decode(record: RecordDict, first: type[_First], second: type[_Second], /) -> _First | _Second: ...
+
+
+@overload
+def decode(
+    record: RecordDict, first: type[_First], second: type[_Second], third: type[_Third], /
+) -> _First | _Second | _Third: ...
 
 
 def decode(record: RecordDict, /, *kinds: type[Any]) -> WireMessage:
@@ -270,7 +297,8 @@ def _vector(record: RecordDict, dtype: np.dtype[Any]) -> NDArray[Any]:
     array = arrays["vector"]
     shape = tuple(array.shape)
     if array.stype != _STORED_AS or array.dtype != dtype.name or len(shape) != 1:
-        raise WireError(f"A message's vector is {array.dtype} of shape {shape}.", remedy=_REMEDY)
+        # Without the sender's words: they would reach logs and terminals.
+        raise WireError(f"A message's vector is no one-dimensional {dtype.name}.", remedy=_REMEDY)
     if not 1 <= shape[0] <= _MOST_COORDINATES:
         raise WireError(f"A message's vector has {shape[0]} coordinates.", remedy=_REMEDY)
     start = _array_header(dtype, shape[0])

@@ -1,25 +1,28 @@
 """Who takes part in a run: the sites that introduced themselves, and how to reach them."""
 
-import logging
+import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from protocol.errors import FederationError, WireError
 from protocol.fingerprint import code_fingerprint
-from protocol.messages import Hello, Introduction, Refusal, decode, encode
+from protocol.messages import Hello, Introduction, Refusal, RefusalReason, decode, encode
 from protocol.study import Study
+from server.exchange import exchange
 
-_LOGGER = logging.getLogger("cloister.server")
+HELLO = "query.hello"
 _POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cohort:
-    """The sites of a run.
+    """The sites of a run. In a job the two mappings grow while it runs, as sites come.
 
     Attributes:
         nodes: Flower's node id of each site, by the site's name.
@@ -30,64 +33,55 @@ class Cohort:
     keys: Mapping[str, str]
 
 
-def exchange(
-    grid: Grid, contents: Mapping[int, RecordDict], *, message_type: str, deadline: float
-) -> Iterator[tuple[int, Message]]:
-    """Send nodes their contents, and hand out what they answer before the deadline as it comes.
+def fresh_hello(study: Study) -> tuple[str, RecordDict]:
+    """Return a challenge that nobody has seen, and the hello that carries it."""
+    challenge = secrets.token_hex(32)
+    return challenge, encode(Hello(study=study.hash, code=code_fingerprint(), challenge=challenge))
 
-    A reply is not kept: whoever adds vectors up needs memory for one, whatever the number of nodes.
 
-    Args:
-        grid: Flower's grid.
-        contents: The wire form of a message, by node.
-        message_type: Flower's message type.
-        deadline: Seconds to wait.
+def read_introduction(reply: Message, *, challenge: str, study: Study) -> Introduction | RefusalReason:
+    """Read what a node answered to a hello.
 
-    Yields:
-        Node and reply; nodes that did not answer, or answered with an error of Flower's, are left out.
+    Returns:
+        An introduction that is signed with the key it names, over this challenge; or the word of a refusal.
+
+    Raises:
+        WireError: If it is neither, or is signed by somebody else.
+        FederationError: If the site has another study or other code.
     """
-    ends = time.monotonic() + deadline
-    messages = [
-        Message(content=content, dst_node_id=node, message_type=message_type, ttl=deadline)
-        for node, content in contents.items()
-    ]
-    numbers = grid.push_messages(messages)
-    pending = {number: node for number, node in zip(numbers, contents, strict=True) if number}
-    while pending:
-        for reply in grid.pull_messages(list(pending)):
-            node = pending.pop(reply.metadata.reply_to_message_id, None)
-            if node is None:
-                continue
-            if reply.has_error():
-                _LOGGER.warning("node %d answered with Flower's error %d", node, reply.error.code)
-            else:
-                yield node, reply
-        if not pending or time.monotonic() > ends:
-            break
-        time.sleep(_POLL_SECONDS)
+    answer = decode(reply.content, Introduction, Refusal)
+    if isinstance(answer, Refusal):
+        return answer.reason
+    if answer.study != study.hash or answer.code != code_fingerprint():
+        raise FederationError(
+            f"Site {answer.site} has another study or other code.", remedy="Install the same Cloister everywhere."
+        )
+    try:
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(answer.public_key)).verify(
+            bytes.fromhex(answer.signature), answer.signed_bytes(challenge)
+        )
+    except (InvalidSignature, ValueError) as error:
+        raise WireError(
+            f"the introduction of {answer.site} is not signed with its key.", remedy="Somebody may be speaking for it."
+        ) from error
+    return answer
 
 
 def gather_cohort(grid: Grid, study: Study) -> Cohort:
     """Wait until all sites of a study are connected and have introduced themselves.
 
     Raises:
-        FederationError: If too few sites come before the study's deadline, or one refuses, is no site, or has
-            another's name or key.
+        FederationError: If too few sites come before the study's deadline, or one refuses, is no site, has another's
+            name or key, or does not sign what it says.
     """
     nodes = _wait_for_nodes(grid, study)
-    hello = encode(Hello(study=study.hash, code=code_fingerprint()))
-    replies = dict(
-        exchange(
-            grid,
-            dict.fromkeys(nodes, hello),
-            message_type="query.hello",
-            deadline=study.federation.deadline,
-        )
-    )
+    hellos = {node: fresh_hello(study) for node in nodes}
+    contents = {node: content for node, (_, content) in hellos.items()}
+    replies = dict(exchange(grid, contents, message_type=HELLO, deadline=study.federation.deadline))
     found: dict[str, int] = {}
     keys: dict[str, str] = {}
     for node, reply in sorted(replies.items()):
-        site = _introduction(reply, node=node, study=study)
+        site = _introduction(reply, node=node, challenge=hellos[node][0], study=study)
         if site.site in found:
             raise FederationError(f"Two sites are named {site.site!r}.", remedy="Give every site its own name.")
         if site.public_key in keys.values():
@@ -125,20 +119,14 @@ def _wait_for_nodes(grid: Grid, study: Study) -> list[int]:
     return nodes
 
 
-def _introduction(reply: Message, *, node: int, study: Study) -> Introduction:
-    """Read a site's introduction, or say why there is none."""
+def _introduction(reply: Message, *, node: int, challenge: str, study: Study) -> Introduction:
+    """Return a site's introduction, or end the run."""
     try:
-        answer = decode(reply.content, Introduction, Refusal)
+        answer = read_introduction(reply, challenge=challenge, study=study)
     except WireError as error:
         raise FederationError(f"Node {node} is no site: {error.problem}", remedy=error.remedy) from error
-    if isinstance(answer, Refusal):
+    if isinstance(answer, RefusalReason):
         raise FederationError(
-            f"A site (node {node}) refused: {answer.reason.value}.",
-            remedy="Its administrator's log says more.",
-        )
-    if answer.study != study.hash or answer.code != code_fingerprint():
-        raise FederationError(
-            f"Site {answer.site} has another study or other code.",
-            remedy="Install the same Cloister everywhere.",
+            f"A site (node {node}) refused: {answer.value}.", remedy="Its administrator's log says more."
         )
     return answer

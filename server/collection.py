@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +15,14 @@ from numpy.typing import NDArray
 from protocol.errors import FederationError, WireError
 from protocol.messages import Contribution, Refusal, RoundRequest, decode, encode, vector_hash
 from protocol.study import Study
-from server.cohort import Cohort, exchange
+from server.cohort import Cohort
+from server.exchange import Persistence, exchange
+from server.patience import Patience
+from server.progress import JobState
 from strategies.sum_wire import without_sum
 
 _LOGGER = logging.getLogger("cloister.server")
+NO_ANSWER, ANSWERED = "no answer.", "answered"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,32 +45,75 @@ class Collector(ABC):
         grid: Flower's grid.
         study: The study.
         cohort: Its sites.
+        patience: How a job waits for them; None fails where they are too few.
     """
 
-    def __init__(self, grid: Grid, study: Study, cohort: Cohort) -> None:
+    def __init__(self, grid: Grid, study: Study, cohort: Cohort, *, patience: Patience | None = None) -> None:
         self.grid = grid
         self.study = study
         self.cohort = cohort
+        self.patience = patience
 
     @abstractmethod
-    def collect(self, request: RoundRequest) -> Collected:
+    def collect(self, request: RoundRequest) -> Collected | None:
         """Ask all sites to contribute to a round and add up what they send.
 
+        Returns:
+            What the round gave; None where it ended without a sum and the run may go on with the next one, which
+            happens in a job alone.
+
         Raises:
-            FederationError: If there are fewer contributions than the study's quorum.
+            FederationError: If there are fewer contributions than the study's quorum, or the operator of a job asked
+                to stop.
         """
 
-    def ask(self, contents: Mapping[str, RecordDict], *, message_type: str) -> Iterator[tuple[str, Message]]:
-        """Send each site its content; yields site and answer, as they come in time."""
-        sites = {self.cohort.nodes[site]: site for site in contents}
-        replies = exchange(
-            self.grid,
-            {self.cohort.nodes[site]: content for site, content in contents.items()},
-            message_type=message_type,
-            deadline=self.study.federation.deadline,
-        )
-        for node, reply in replies:
-            yield sites[node], reply
+    def ask(
+        self,
+        wanted: Callable[[], Mapping[str, RecordDict]],
+        *,
+        message_type: str,
+        number: int,
+        needed: Callable[[], int],
+        problems: Mapping[str, str],
+        hopeless: Callable[[], bool] = lambda: False,
+    ) -> Iterator[tuple[str, Message]]:
+        """Send sites their contents and yield what they answer, as it comes in time.
+
+        In a job this is repeated, with the same bytes, until enough have answered: the sites that were charged for
+        what they answered answer again for free, and the others are given their chance.
+
+        Args:
+            wanted: Gives what is to be sent, by site, to those whose acceptable answer is still missing.
+            message_type: Flower's message type.
+            number: Of the round.
+            needed: Gives how many acceptable answers are still missing; the repetition ends at zero or below.
+            problems: What is wrong with whom, for whoever looks.
+            hopeless: Asked before each repetition: whether none can help.
+
+        Yields:
+            Site and answer.
+        """
+        attempt, answered = 0, set[str]()
+        while True:
+            attempt += 1
+            contents = {self.cohort.nodes[site]: (site, found) for site, found in sorted(wanted().items())
+                        if site in self.cohort.nodes}  # fmt: skip
+            for node, reply in exchange(
+                self.grid,
+                {node: content for node, (_, content) in contents.items()},
+                message_type=message_type,
+                deadline=self.study.federation.deadline,
+                persistence=None if self.patience is None else Persistence(enough=needed(), idle=self.patience.idle),
+            ):
+                yield contents[node][0], reply
+                if self.patience is not None:
+                    answered.add(contents[node][0])
+                    said = dict.fromkeys(answered - wanted().keys(), ANSWERED)
+                    self.patience.progress.tell(JobState.RUNNING, sites=self.patience.words(said))
+            if self.patience is None or needed() <= 0 or hopeless():
+                return
+            missing = {site: problems.get(site, NO_ANSWER) for site in wanted()}
+            self.patience.wait(attempt, missing, number=number)
 
     def require_quorum(self, found: int, *, number: int, problems: Mapping[str, str]) -> None:
         """Refuse a round with too few contributions."""
@@ -81,13 +128,19 @@ class Collector(ABC):
 class PlainCollector(Collector):
     """Contributions that are private one by one (``trust = "none"``): they are added up as they are."""
 
-    def collect(self, request: RoundRequest) -> Collected:
+    def collect(self, request: RoundRequest) -> Collected | None:
         """See :meth:`Collector.collect`."""
-        contents = dict.fromkeys(self.cohort.nodes, encode(request))
+        content = encode(request)
         total = np.zeros(request.vector.shape, dtype=np.int64)
         entries: dict[str, str] = {}
-        problems = dict.fromkeys(self.cohort.nodes, "no answer.")
-        for site, reply in self.ask(contents, message_type=f"train.{request.kind.value}"):
+        problems = dict.fromkeys(self.cohort.nodes, NO_ANSWER)
+        for site, reply in self.ask(
+            lambda: dict.fromkeys(self.cohort.nodes.keys() - entries.keys(), content),
+            message_type=f"train.{request.kind.value}",
+            number=request.round,
+            needed=lambda: self.study.federation.quorum - len(entries),
+            problems=problems,
+        ):
             try:
                 found = checked_contribution(reply, request, site=site, key=self.cohort.keys[site])
             except WireError as error:
@@ -96,7 +149,7 @@ class PlainCollector(Collector):
                 continue
             total += found.vector
             entries[site] = found.entry
-            del problems[site]
+            problems.pop(site, None)
         self.require_quorum(len(entries), number=request.round, problems=problems)
         return Collected(total=total, entries=entries)
 

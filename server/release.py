@@ -7,7 +7,9 @@
     statement.json          the privacy statement
     statement.txt           the same in words
     provenance.json         run, sites, code, versions
+    signed_study.json       the study under the coordinator's signature, where a coordinator signed it
     SHA256SUMS              of all of the above
+    SIGNATURE               the coordinator's, over SHA256SUMS, where it signed the study
 
 It is written beside its final place and moved there whole, so that a release is complete or absent.
 """
@@ -26,6 +28,8 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 import torch
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -36,9 +40,11 @@ from privacy.statement import Statement
 from protocol.errors import CloisterError, InputError, ReleaseError
 from protocol.fingerprint import VERSION, code_fingerprint
 from protocol.messages import NO_ENTRY
+from protocol.signed_study import SignedStudy
 from protocol.study import Study
 from records.codec import Codec
 from records.schema import Schema
+from server.job import Job
 from server.study_run import Evidence, StudyRun
 from strategies.study_model import build_study_model, study_schema
 
@@ -50,13 +56,32 @@ _WEIGHTS, _STUDY, _STATEMENT, _WORDS = (
     "statement.txt",
 )
 _PROVENANCE, _SUMS = "provenance.json", "SHA256SUMS"
+_SIGNED, _SIGNATURE = "signed_study.json", "SIGNATURE"
 _FILES = (_WEIGHTS, _STUDY, _STATEMENT, _WORDS, _PROVENANCE)
+_DOMAIN = b"cloister release v1\0"
 _LIBRARIES = ("dp-accounting", "flwr", "opacus", "torch")
 _BATCH = 65_536
 _FETCH = "Fetch the release again from whoever made it."
 
 
-def write_release(folder: Path, run: StudyRun, evidence: Evidence, *, simulated: bool) -> None:
+def write_job_release(job: Job, run: StudyRun, evidence: Evidence) -> None:
+    """Write the release of a job into its folder, under the coordinator's signature.
+
+    Raises:
+        InputError: If there is one, or it cannot be written.
+    """
+    write_release(job.release, run, evidence, simulated=False, signed=job.signed, key=job.key)
+
+
+def write_release(
+    folder: Path,
+    run: StudyRun,
+    evidence: Evidence,
+    *,
+    simulated: bool,
+    signed: SignedStudy | None = None,
+    key: Ed25519PrivateKey | None = None,
+) -> None:
     """Write a release; an existing folder is never touched.
 
     Args:
@@ -64,6 +89,8 @@ def write_release(folder: Path, run: StudyRun, evidence: Evidence, *, simulated:
         run: The finished run.
         evidence: What the run left behind.
         simulated: Whether sites and ledgers were simulated.
+        signed: The study under the coordinator's signature; None leaves the release unsigned.
+        key: The coordinator's key, where ``signed`` is given.
 
     Raises:
         InputError: If the folder exists or cannot be written.
@@ -81,17 +108,38 @@ def write_release(folder: Path, run: StudyRun, evidence: Evidence, *, simulated:
         (draft / _STATEMENT).write_text(_json(statement.to_mapping()), encoding="utf-8")
         (draft / _WORDS).write_text("\n".join(statement.sentences()) + "\n", encoding="utf-8")
         (draft / _PROVENANCE).write_text(_json(_provenance(run, evidence, simulated=simulated)), encoding="utf-8")
-        sums = "".join(f"{_sha256(draft / name)}  {name}\n" for name in _FILES)
+        if signed is not None:
+            (draft / _SIGNED).write_text(signed.to_text(), encoding="utf-8")
+        names = _FILES if signed is None else (*_FILES, _SIGNED)
+        sums = "".join(f"{_sha256(draft / name)}  {name}\n" for name in names)
         (draft / _SUMS).write_text(sums, encoding="utf-8")
-        draft.chmod(0o755)
-        for path in draft.iterdir():
-            path.chmod(0o644)  # a release is for others to read
+        if key is not None:
+            (draft / _SIGNATURE).write_text(key.sign(_DOMAIN + sums.encode()).hex() + "\n", encoding="utf-8")
+        _settle(draft)
         os.replace(draft, folder)  # noqa: PTH105 - Path.replace is the same call; os names what is relied on
+        _synchronise(folder.parent)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder} cannot be written: {error}.", remedy="Check space and permissions.") from error
     finally:
         # After the move there is nothing left to remove.
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _settle(draft: Path) -> None:
+    """Let others read what is complete, and see to it that a power cut leaves it so."""
+    draft.chmod(0o755)
+    for path in draft.iterdir():
+        path.chmod(0o644)
+        _synchronise(path)
+    _synchronise(draft)
+
+
+def _synchronise(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_new(folder: Path) -> None:
@@ -115,6 +163,8 @@ class Release:
         statement: The privacy statement.
         provenance: Run, sites, code, versions.
         model: The generator.
+        coordinator: Public key of the coordinator that signed study and release, 64 hexadecimal digits; None where
+            nobody signed. Whose key it is must be known from elsewhere.
     """
 
     folder: Path
@@ -123,16 +173,17 @@ class Release:
     statement: Statement
     provenance: Mapping[str, Any]
     model: Family
+    coordinator: str | None = None
 
     @classmethod
     def open(cls, folder: str | Path, *, device: torch.device) -> Self:
         """Read a release.
 
         Raises:
-            ReleaseError: If a file is missing, changed or of another version.
+            ReleaseError: If a file is missing, changed or of another version, or a signature does not hold.
         """
         folder = Path(folder)
-        _check_sums(folder)
+        signed = _check_sums(folder)
         try:
             study = Study.from_text((folder / _STUDY).read_text(encoding="utf-8"))
             statement = Statement.from_mapping(json.loads((folder / _STATEMENT).read_text(encoding="utf-8")))
@@ -147,6 +198,7 @@ class Release:
             )
         if provenance.get("study") != study.hash:
             raise ReleaseError(f"{folder} holds the files of two studies.", remedy=_FETCH)
+        coordinator = _signer(folder, study) if signed else None
         try:
             model.generator.load_state_dict(state)
         except RuntimeError as error:
@@ -158,6 +210,7 @@ class Release:
             statement=statement,
             provenance=provenance,
             model=model.to(device).eval(),
+            coordinator=coordinator,
         )
 
     def sample_codes(
@@ -204,6 +257,7 @@ def _provenance(run: StudyRun, evidence: Evidence, *, simulated: bool) -> dict[s
         "code": code_fingerprint(),
         "simulated": simulated,
         "rounds": evidence.rounds,
+        "unfinished_rounds": evidence.unfinished,
         "seconds": round(evidence.seconds, 1),
         "device": str(run.model.device),
         "versions": {"cloister": VERSION} | {name: version(name) for name in _LIBRARIES},
@@ -226,15 +280,16 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _check_sums(folder: Path) -> None:
-    """Compare every file with its checksum."""
+def _check_sums(folder: Path) -> bool:
+    """Compare every file with its checksum; returns whether the release says that it is signed."""
     try:
         lines = (folder / _SUMS).read_text(encoding="utf-8").splitlines()
         pairs = [line.split("  ", 1) for line in lines]
         sums = {name: digest for digest, name in pairs}
     except (OSError, ValueError) as error:
         raise ReleaseError(f"{folder} is no release: no readable {_SUMS}.", remedy="Check the path.") from error
-    if set(sums) != set(_FILES):
+    signed = _SIGNED in sums or (folder / _SIGNATURE).exists()
+    if set(sums) != {*_FILES, _SIGNED} if signed else set(sums) != set(_FILES):
         raise ReleaseError(f"{folder}/{_SUMS} names other files than a release has.", remedy=_FETCH)
     for name, expected in sums.items():
         try:
@@ -243,3 +298,19 @@ def _check_sums(folder: Path) -> None:
             raise ReleaseError(f"{folder}/{name} is missing.", remedy=_FETCH) from error
         if found != expected:
             raise ReleaseError(f"{folder}/{name} was changed after it was written.", remedy=_FETCH)
+    return signed
+
+
+def _signer(folder: Path, study: Study) -> str:
+    """Return the key of the coordinator that signed both the study and this release of it."""
+    try:
+        held = SignedStudy.from_text((folder / _SIGNED).read_text(encoding="utf-8"))
+        held.verify(held.coordinator)
+        signature = bytes.fromhex((folder / _SIGNATURE).read_text(encoding="utf-8"))
+        signed = _DOMAIN + (folder / _SUMS).read_bytes()
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(held.coordinator)).verify(signature, signed)
+    except (OSError, ValueError, CloisterError, InvalidSignature) as error:
+        raise ReleaseError(f"{folder}: the coordinator's signature does not hold.", remedy=_FETCH) from error
+    if held.study.hash != study.hash:
+        raise ReleaseError(f"{folder} holds the files of two studies.", remedy=_FETCH)
+    return held.coordinator

@@ -37,6 +37,11 @@ def verify_release(release: Release, transcripts: Sequence[Transcript]) -> tuple
     passed.append("The statement's epsilon was recomputed from its events.")
     _check_statement(release)
     passed.append("The statement is that of the study and of the rounds that were run.")
+    if release.coordinator is not None:
+        passed.append(
+            f"Study and release are signed by the coordinator whose key is {release.coordinator}: compare it with the "
+            "one that you know."
+        )
     roster = release.study.federation.roster
     if roster is not None:
         _check_keys(release)

@@ -16,14 +16,13 @@ import http.client
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,18 +30,13 @@ from pathlib import Path
 import tomli_w
 
 from protocol.errors import FederationError, InputError
+from server.deployment.processes.flower import SWITCHED_OFF, flower_program, write_launcher
+from server.deployment.processes.identity import processes_with
+
+__all__ = ["FlowerRun", "run_with_flower", "write_launcher"]
 
 _CONNECTION = "cloister"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_SWITCHED_OFF = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "NO_PROXY": "127.0.0.1,localhost",
-    "no_proxy": "127.0.0.1,localhost",
-    "PYTHONUNBUFFERED": "1",
-}
 # Ray's sockets lie 68 characters deeper; a socket's path may have 103 characters on macOS and 107 on Linux.
 _LONGEST_RAY_FOLDER = 35
 
@@ -116,32 +110,6 @@ def run_with_flower(
     )
 
 
-def write_launcher(folder: Path, *, run_config_keys: Iterable[str]) -> Path:
-    """Write an app without code into a folder: its components are those of the installed package.
-
-    The server and the sites then both import ``server.app`` and ``client.app`` from where Python finds them:
-    the environment's packages, or what ``PYTHONPATH`` in the run's environment names.
-
-    Args:
-        folder: Where to write; made if it is missing.
-        run_config_keys: The keys that a run may set; their default is the empty string.
-
-    Returns:
-        The folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    app = {
-        "publisher": "cloister",
-        "components": {"serverapp": "server.app:app", "clientapp": "client.app:app"},
-        "config": dict.fromkeys(run_config_keys, ""),
-    }
-    project = {"name": "cloister-launcher", "version": "0.0.0", "description": "Starts Cloister."}
-    project["license"] = "Apache-2.0"
-    document = {"project": project, "tool": {"flwr": {"app": app}}}
-    (folder / "pyproject.toml").write_bytes(tomli_w.dumps(document).encode())
-    return folder
-
-
 def _check_input(app_dir: Path, sites: int) -> None:
     if not (app_dir / "pyproject.toml").is_file():
         raise InputError(
@@ -152,17 +120,6 @@ def _check_input(app_dir: Path, sites: int) -> None:
         raise InputError(f"The simulated federation has {sites} sites.", remedy="Simulate one site or more.")
 
 
-def _program(name: str) -> str:
-    """Return the path of one of Flower's programs in this environment."""
-    path = shutil.which(name, path=sysconfig.get_path("scripts"))
-    if path is None:
-        raise FederationError(
-            f"The program {name} is not in {sysconfig.get_path('scripts')}.",
-            remedy="Install flwr[simulation] into this environment.",
-        )
-    return path
-
-
 def _surroundings(home: Path, environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of everything that the run starts; FLWR_HOME also marks it as ours."""
     inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -170,7 +127,7 @@ def _surroundings(home: Path, environment: Mapping[str, str]) -> dict[str, str]:
     private = {"FLWR_HOME": str(home), "PATH": path}
     if len(str(home)) <= _LONGEST_RAY_FOLDER:
         private["RAY_TMPDIR"] = str(home)
-    return inherited | _SWITCHED_OFF | dict(environment) | private
+    return inherited | SWITCHED_OFF | dict(environment) | private
 
 
 @contextmanager
@@ -186,7 +143,7 @@ def _superlink(home: Path, surroundings: Mapping[str, str], *, deadline: float) 
     options = ["--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port)]
     with (home / "superlink.log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603 - the program is Flower's, the arguments are ours
-            [_program("flower-superlink"), *options],
+            [flower_program("flower-superlink"), *options],
             cwd=home / "empty",
             env=dict(surroundings),
             stdin=subprocess.DEVNULL,
@@ -220,7 +177,7 @@ def _flwr(arguments: list[str], home: Path, surroundings: Mapping[str, str], *, 
     """Run one ``flwr`` command to its end and return its exit code and what it printed."""
     try:
         done = subprocess.run(  # noqa: S603 - the program is Flower's, the arguments are checked
-            [_program("flwr"), *arguments],
+            [flower_program("flwr"), *arguments],
             cwd=home / "empty",
             env=dict(surroundings),
             stdin=subprocess.DEVNULL,
@@ -283,13 +240,4 @@ def _are_gone(superlink: subprocess.Popen[bytes], home: Path, *, within_s: float
 
 def _processes_of(home: Path) -> list[int]:
     """Return the living processes whose environment has this FLWR_HOME (none where there is no ``/proc``)."""
-    mark = f"FLWR_HOME={home}".encode()
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            variables = entry.read_bytes().split(b"\0")
-        except OSError:
-            continue  # somebody else's process, or one that has just ended
-        if mark in variables:
-            found.append(int(entry.parent.name))
-    return found
+    return processes_with("FLWR_HOME", str(home))

@@ -1,5 +1,7 @@
 """The server's copy of the model: its optimiser, and the moving average of its weights that is released."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -7,6 +9,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from models.family import Family
+from models.optimiser_state import load_optimiser_state, optimiser_state
+from protocol.errors import InputError
 from protocol.study import Optimiser, Training
 
 
@@ -54,6 +58,44 @@ class ServerModel:
     def released_state(self) -> dict[str, Tensor]:
         """Return the averaged weights of the generator, by name."""
         return {name: value.detach().cpu().clone() for name, value in self._average.module.state_dict().items()}
+
+    def training_state(self) -> dict[str, Tensor]:
+        """Return everything that the next step depends on, by name: from it training goes on bit by bit.
+
+        That is the family's weights and buffers, shared or not, what it remembers of its own training, the server's
+        optimiser, and the average. What follows from the study alone is not in it.
+        """
+        parts = {
+            "family": self.family.state_dict(),
+            "own": self.family.training_state(),
+            "optimiser": optimiser_state(self._optimiser),
+            "average": self._average.state_dict(),
+        }
+        return {
+            f"{part}/{name}": value.detach().cpu().clone().contiguous()
+            for part, values in parts.items()
+            for name, value in values.items()
+        }
+
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what :meth:`training_state` returned.
+
+        Raises:
+            InputError: If it is of another model.
+        """
+        parts: dict[str, dict[str, Tensor]] = {"family": {}, "own": {}, "optimiser": {}, "average": {}}
+        try:
+            for key, value in state.items():
+                part, _, name = key.partition("/")
+                parts[part][name] = value
+            self.family.load_state_dict(parts["family"])
+            self.family.load_training_state(parts["own"])
+            load_optimiser_state(self._optimiser, parts["optimiser"])
+            self._average.load_state_dict(parts["average"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise InputError(
+                "The saved state is of another model.", remedy="Use the study and the Cloister that it was saved with."
+            ) from error
 
 
 def _optimiser(parameters: list[nn.Parameter], training: Training) -> torch.optim.Optimizer:

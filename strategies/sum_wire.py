@@ -57,9 +57,9 @@ def without_sum(record: RecordDict) -> RecordDict:
     return RecordDict({name: part for name, part in record.items() if name != _PART})
 
 
-def turn(message: SumMessage, *, study: str, run: str) -> RecordDict:
+def turn(message: SumMessage, *, study: str, run: str, warrant: str) -> RecordDict:
     """Return a message of the secure sum that carries no vector."""
-    return with_sum(encode(SumTurn(study=study, run=run)), message)
+    return with_sum(encode(SumTurn(study=study, run=run, warrant=warrant)), message)
 
 
 def read_sum(record: RecordDict, kind: type[AnySum], *, vector: NDArray[np.uint32] | None = None) -> AnySum:

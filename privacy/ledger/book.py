@@ -2,8 +2,7 @@
 
 import os
 import threading
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,19 +11,20 @@ from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from privacy.accounting import tally
-from privacy.ceiling import Allowance, Ceiling
+from privacy.ceiling import Ceiling
 from privacy.events import NoisyRelease
+from privacy.ledger.budget import Budget
 from privacy.ledger.chain import Chain
-from privacy.ledger.entries import DAMAGED, Charge, Entry, Opening, Record, Settlement
+from privacy.ledger.entries import DAMAGED, Charge, Entry, Opening, Record, Seal, Settlement
+from privacy.ledger.round_state import RoundState
 from privacy.ledger.store import Store
 from privacy.ledger.verification import check_known, check_owner, extend
+from privacy.ledger.window import moment
 from privacy.statement import Statement
-from protocol.errors import BudgetError, LedgerError
+from protocol.errors import LedgerError
 from protocol.randomness import SystemRandom
 from protocol.terms import NoiseOrigin, Relation, Trust, Unit
 
-_RECENT = 8
 _BUSY_SECONDS = 30.0
 
 
@@ -39,8 +39,12 @@ class Ledger:
 
     - An entry is on the disk before the call that writes it returns: a release that waits for the call is
       never unpaid, whatever is killed or loses power when.
-    - A round of a run is charged once. A reserved round is used once, by the process that reserved it; a
-      reservation that was never settled counts whole, so that a crash burns the rest of its block.
+    - A round of a run is charged once and sealed once. A charge that is not sealed was never released: whoever
+      seals first, of several threads or processes, may release what was sealed, and the others nothing. So a crash
+      between charge and seal costs no second charge, and one after the seal gives no second release.
+    - A reserved round is used once, by the process that reserved it; a reservation that was never settled counts
+      whole, so that a crash burns the rest of its block. Reserved rounds are not sealed, and neither are charges of
+      a version that knew no seals: they count as released.
     - Two processes cannot both spend the last of a budget: the check and the entry share one write lock.
     - Where a call raises, nothing was released by it; at worst an entry without a release remains, never the
       reverse.
@@ -57,7 +61,13 @@ class Ledger:
       is closed and no file with the ending ``-journal`` lies beside it.
     - The site's own operator, who has the key, can forge anything.
 
-    The wall-clock time in an entry is for people; a clock that goes backwards changes nothing.
+    So whoever puts an older copy back may release rounds again that the newer one had charged: restore the newest
+    copy, and verify it against the entries that the egress record and the statements name.
+
+    **Time** matters to ceilings over a number of days alone. It never runs backwards there: a clock that was set back
+    gives nothing. A clock that was set forward ends such a ceiling's days early; what then bounds is the ceiling for
+    ever, which every policy has. And once the clock is right again, what was charged stays counted until the days have
+    passed since the date that the wrong clock showed.
     """
 
     def __init__(self, store: Store, *, key: Ed25519PrivateKey, name: str) -> None:
@@ -65,8 +75,7 @@ class Ledger:
         self._key = key
         self._name = name
         self._chain = Chain()
-        self._allowances: dict[Ceiling, Allowance] = {}
-        self._recent: deque[Charge] = deque(maxlen=_RECENT)
+        self._budget = Budget()
         self._live: dict[str, int] = {}
         self._lock = threading.RLock()
         self._random = SystemRandom()
@@ -124,7 +133,7 @@ class Ledger:
         ledger = cls(store, key=key, name=name)
         public_key = key.public_key().public_bytes_raw().hex()
         try:
-            ledger._write(Opening(data_set=data_set, public_key=public_key, simulated=simulated), ceiling=None)
+            ledger._write(Opening(data_set=data_set, public_key=public_key, simulated=simulated))
         except LedgerError:
             ledger.close()
             raise
@@ -150,26 +159,72 @@ class Ledger:
         """Hash of the last entry, which commits to all before; kept elsewhere, it betrays a rollback."""
         return self._chain.head
 
-    def charge(self, *, study: str, run: str, round: int, event: NoisyRelease, ceiling: Ceiling | None) -> Entry:  # noqa: A002 - the field's word
-        """Pays for one round, durably, before it is released.
+    def charge(
+        self,
+        *,
+        study: str,
+        run: str,
+        round: int,  # noqa: A002 - the field's word
+        event: NoisyRelease,
+        ceilings: Sequence[Ceiling],
+        study_rounds: int | None = None,
+    ) -> Entry:
+        """Pays for one round, durably, before it is released; `seal` it before anything of it leaves.
 
         Args:
             study: SHA-256 of the study, in hexadecimal.
             run: Identifier of the run.
             round: The round, from 0.
             event: What will be released.
-            ceiling: The most that may be spent in all; None for no limit.
+            ceilings: The most that may be spent; all are kept, and none is no limit.
+            study_rounds: The most rounds that the study may be charged for, in all of its runs; None for no limit.
 
         Returns:
             The entry, which is on the disk.
 
         Raises:
-            BudgetError: If everything in the ledger and this would pass the ceiling.
+            BudgetError: If everything in the ledger and this would pass a ceiling, or the study its rounds.
             LedgerError: If the round was charged before, the unit differs, or the entry could not be written.
             AccountingError: If the event cannot be accounted for with the others.
         """
-        charge = Charge(study=study, run=run, first_round=round, rounds=1, event=event, reserved=False)
-        return self._write(charge, ceiling=ceiling)
+        charge = Charge(
+            study=study, run=run, first_round=round, rounds=1, event=event, reserved=False, to_be_sealed=True
+        )
+        return self._write(charge, ceilings=ceilings, study_rounds=study_rounds)
+
+    def seal(self, entry: Entry, digest: str) -> Entry:
+        """Says durably what leaves for a charged round, once; nothing else may leave for it from then on.
+
+        Args:
+            entry: The charge.
+            digest: SHA-256 of the reply that is about to leave.
+
+        Returns:
+            The seal's entry, which is on the disk.
+
+        Raises:
+            LedgerError: If the round was sealed before, by whomever: then this reply must not leave; or if the entry
+                is no charge, or could not be written.
+        """
+        return self._write(Seal(charge=entry.hash, digest=digest))
+
+    def round_state(self, *, study: str, run: str, round: int) -> RoundState:  # noqa: A002 - the field's word
+        """What may still be released for a round; what other processes wrote is taken into account.
+
+        Args:
+            study: SHA-256 of the study, in hexadecimal.
+            run: Identifier of the run.
+            round: The round.
+
+        Returns:
+            Whether it is uncharged, charged, sealed, or spent in a way that leaves no second attempt.
+
+        Raises:
+            LedgerError: If the ledger is damaged or locked.
+        """
+        with self._guarded():
+            self._refresh()
+            return self._chain.round_state(study=study, run=run, round=round)
 
     def reserve(
         self,
@@ -179,7 +234,8 @@ class Ledger:
         first_round: int,
         rounds: int,
         event_per_round: NoisyRelease,
-        ceiling: Ceiling | None,
+        ceilings: Sequence[Ceiling],
+        study_rounds: int | None = None,
     ) -> Entry:
         """Pays for a block of rounds with one entry; what is not used can be given back by `settle`.
 
@@ -189,20 +245,21 @@ class Ledger:
             first_round: First round of the block.
             rounds: Number of rounds.
             event_per_round: What each round will release.
-            ceiling: The most that may be spent in all; None for no limit.
+            ceilings: As `charge`.
+            study_rounds: As `charge`.
 
         Returns:
             The entry; pass it to `use` before each round.
 
         Raises:
-            BudgetError: If everything in the ledger and the block would pass the ceiling.
+            BudgetError: If everything in the ledger and the block would pass a ceiling, or the study its rounds.
             LedgerError: As `charge`.
             AccountingError: As `charge`.
         """
         charge = Charge(
             study=study, run=run, first_round=first_round, rounds=rounds, event=event_per_round, reserved=True
         )
-        entry = self._write(charge, ceiling=ceiling)
+        entry = self._write(charge, ceilings=ceilings, study_rounds=study_rounds)
         self._live[entry.hash] = first_round
         return entry
 
@@ -254,7 +311,7 @@ class Ledger:
                     f"used_rounds is {used_rounds}, but {spent} rounds of the reservation are spent.",
                     remedy="Settle at least what was used.",
                 )
-            written = self._write(settlement, ceiling=None)
+            written = self._write(settlement)
             del self._live[entry.hash]
             return written
 
@@ -344,19 +401,22 @@ class Ledger:
             )
         return self._live[entry.hash]
 
-    def _write(self, record: Record, *, ceiling: Ceiling | None) -> Entry:
+    def _write(self, record: Record, *, ceilings: Sequence[Ceiling] = (), study_rounds: int | None = None) -> Entry:
         """Checks and writes one record under the write lock."""
         with self._guarded():
             with self._store.transaction():
                 self._refresh()
                 self._chain.check(record)
-                if isinstance(record, Charge) and ceiling is not None:
-                    self._check_budget(record, ceiling)
+                time = _now()
+                if isinstance(record, Charge):
+                    self._budget.check(
+                        self._chain, record, ceilings=ceilings, study_rounds=study_rounds, now=moment(time)
+                    )
                 entry = Entry.sign(
                     record,
                     position=len(self._chain.entries),
                     previous=self._chain.head,
-                    time=_now(),
+                    time=time,
                     nonce=self._random.bytes(16).hex(),
                     compositions=self._chain.compositions_after(record),
                     key=self._key,
@@ -369,7 +429,7 @@ class Ledger:
                 )
             self._chain.append(entry)
             if isinstance(record, Charge):
-                self._recent.append(record)
+                self._budget.note(record)
             return entry
 
     def _refresh(self) -> None:
@@ -379,21 +439,6 @@ class Ledger:
         if known and (not rows or rows[0].hash != self._chain.head):
             raise LedgerError(f"{self._name} lost its entry {known - 1}.", remedy=DAMAGED)
         extend(self._chain, rows[1:] if known else rows, self._key.public_key())
-
-    def _check_budget(self, charge: Charge, ceiling: Ceiling) -> None:
-        block = charge.event.times(charge.compositions)
-        total = tally([*self._chain.events(), block], ceiling.relation)
-        lately: Counter[tuple[float, float]] = Counter()
-        for recent in (*self._recent, charge):
-            lately.update(tally([recent.event.times(recent.compositions)], ceiling.relation))
-        allowance = self._allowances.setdefault(ceiling, Allowance(ceiling))
-        if not allowance.permits(total, lately):
-            raise BudgetError(
-                f"Round {charge.first_round} of run {charge.run!r} ({charge.rounds} rounds) would pass the"
-                f" ceiling of epsilon {ceiling.epsilon} at delta {ceiling.delta} ({ceiling.relation}) on"
-                f" {self.data_set!r}.",
-                remedy="Ask for fewer rounds or more noise, or let the site's policy allow more.",
-            )
 
 
 def _now() -> str:

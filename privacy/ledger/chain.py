@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from datetime import datetime
 
 from privacy.events import NoisyRelease
 from privacy.ledger.entries import (
@@ -12,8 +13,11 @@ from privacy.ledger.entries import (
     Entry,
     Opening,
     Record,
+    Seal,
     Settlement,
 )
+from privacy.ledger.round_state import Charged, RoundState, Sealed, Spent, Uncharged
+from privacy.ledger.window import Spending, Window, moment
 from protocol.errors import LedgerError
 from protocol.terms import Unit
 
@@ -34,6 +38,13 @@ class Chain:
         self._taken: dict[tuple[str, str], set[int]] = {}
         self._reserved: dict[str, Charge] = {}
         self._settled: set[str] = set()
+        self._rounds: Counter[str] = Counter()
+        self._to_be_sealed: dict[tuple[str, str, int], Entry] = {}
+        self._seals: dict[str, str | None] = {}
+        self._latest: datetime | None = None
+        self._spendings: list[Spending] = []
+        self._blocks: dict[str, Spending] = {}
+        self._windows: dict[int, Window] = {}
 
     @property
     def head(self) -> str:
@@ -55,6 +66,27 @@ class Chain:
     def events(self) -> list[NoisyRelease]:
         """Everything that counts as spent, equal events grouped."""
         return [event.times(count) for event, count in self._counts.items() if count]
+
+    def events_within(self, days: int, *, now: datetime) -> list[NoisyRelease]:
+        """What was spent in the last so many days, equal events grouped.
+
+        Time never runs backwards: an entry counts from the latest time that any entry up to it says, and the days
+        end at the latest of ``now`` and what all entries say.
+        """
+        window = self._windows.setdefault(days, Window(days))
+        return window.events(self._spendings, now=now if self._latest is None else max(now, self._latest))
+
+    def rounds(self, study: str) -> int:
+        """How many rounds were charged or reserved for a study, in all of its runs."""
+        return self._rounds[study]
+
+    def round_state(self, *, study: str, run: str, round: int) -> RoundState:  # noqa: A002 - the field's word
+        """What may still be released for a round."""
+        entry = self._to_be_sealed.get((study, run, round))
+        if entry is None:
+            return Spent() if round in self._taken.get((study, run), ()) else Uncharged()
+        digest = self._seals[entry.hash]
+        return Charged(entry=entry) if digest is None else Sealed(entry=entry, digest=digest)
 
     def compositions_after(self, record: Record) -> int:
         """The running total that an entry with this record must carry."""
@@ -85,8 +117,8 @@ class Chain:
         """Refuses a record that may not come next; changes nothing.
 
         Raises:
-            LedgerError: If a round was taken before, a unit differs, or a settlement does not fit its
-                reservation.
+            LedgerError: If a round was taken before, a unit differs, a settlement does not fit its reservation, or
+                a charge is sealed that is none, or was sealed before.
         """
         if isinstance(record, Opening) != (not self.entries):
             raise LedgerError("A ledger is opened once, by its first entry.", remedy=DAMAGED)
@@ -99,6 +131,8 @@ class Chain:
                     f"used_rounds is {record.used_rounds} of {charge.rounds} reserved.",
                     remedy="Settle what was reserved.",
                 )
+        if isinstance(record, Seal):
+            self._check_seal(record)
 
     def append(self, entry: Entry) -> None:
         """Takes an entry whose signature was checked.
@@ -111,10 +145,14 @@ class Chain:
         self.check(entry.record)
         if entry.compositions != self.compositions_after(entry.record):
             raise LedgerError(f"The running total of entry {entry.position} does not add up.", remedy=DAMAGED)
+        now = moment(entry.time)
+        self._latest = now if self._latest is None else max(now, self._latest)
         if isinstance(entry.record, Charge):
-            self._apply_charge(entry.record, entry.hash)
+            self._apply_charge(entry.record, entry, time=self._latest)
         if isinstance(entry.record, Settlement):
             self._apply_settlement(entry.record)
+        if isinstance(entry.record, Seal):
+            self._seals[entry.record.charge] = entry.record.digest
         self.entries.append(entry)
 
     def _check_charge(self, charge: Charge) -> None:
@@ -131,17 +169,40 @@ class Chain:
                 remedy="Guarantees for different units do not compose: use one unit per data set.",
             )
 
-    def _apply_charge(self, charge: Charge, hash_: str) -> None:
-        self._counts[replace(charge.event, count=1)] += charge.compositions
+    def _check_seal(self, seal: Seal) -> None:
+        if seal.charge not in self._seals:
+            raise LedgerError(
+                f"Entry {seal.charge[:12]} is no charge that is to be sealed.", remedy="Charge the round first."
+            )
+        if self._seals[seal.charge] is not None:
+            raise LedgerError(
+                f"The round of entry {seal.charge[:12]} was sealed before.",
+                remedy="Release nothing: only the reply that was sealed may leave.",
+            )
+
+    def _apply_charge(self, charge: Charge, entry: Entry, *, time: datetime) -> None:
+        event = replace(charge.event, count=1)
+        spending = Spending(time=time, event=event, compositions=charge.compositions)
+        self._counts[event] += charge.compositions
         self._taken.setdefault((charge.study, charge.run), set()).update(_rounds(charge))
+        self._rounds[charge.study] += charge.rounds
+        self._spendings.append(spending)
         if charge.reserved:
-            self._reserved[hash_] = charge
+            self._reserved[entry.hash] = charge
+            self._blocks[entry.hash] = spending
+        if charge.to_be_sealed:
+            self._to_be_sealed[charge.study, charge.run, charge.first_round] = entry
+            self._seals[entry.hash] = None
 
     def _apply_settlement(self, settlement: Settlement) -> None:
         charge = self._reserved[settlement.reservation]
-        self._counts[replace(charge.event, count=1)] -= self._given_back(settlement)
+        given_back = self._given_back(settlement)
+        self._counts[replace(charge.event, count=1)] -= given_back
+        self._blocks[settlement.reservation].compositions -= given_back
+        self._windows.clear()  # what they added up is no longer so
         unused = _rounds(charge)[settlement.used_rounds :]
         self._taken[charge.study, charge.run].difference_update(unused)
+        self._rounds[charge.study] -= len(unused)
         self._settled.add(settlement.reservation)
 
     def _given_back(self, settlement: Settlement) -> int:

@@ -71,6 +71,8 @@ class Charge:
         rounds: Number of rounds; 1 unless reserved.
         event: What one round releases.
         reserved: Whether the unused rest may be given back by a settlement.
+        to_be_sealed: Whether what the round releases is sealed before it leaves: as long as no `Seal` names this
+            charge, nothing of it has left. A charge that does not say so may have been released at any time.
     """
 
     study: str
@@ -79,6 +81,7 @@ class Charge:
     rounds: int
     event: NoisyRelease
     reserved: bool
+    to_be_sealed: bool = False
 
     def __post_init__(self) -> None:
         _check_hash("study", self.study)
@@ -89,6 +92,8 @@ class Charge:
             raise LedgerError(f"{type(self.event).__name__} is not an event.", remedy=_ASK)
         if not isinstance(self.reserved, bool) or (self.rounds != 1 and not self.reserved):
             raise LedgerError(f"{self.rounds} rounds can only be reserved.", remedy=_ASK)
+        if not isinstance(self.to_be_sealed, bool) or (self.reserved and self.to_be_sealed):
+            raise LedgerError(f"to_be_sealed is {self.to_be_sealed!r} of a reservation.", remedy=_ASK)
 
     @property
     def compositions(self) -> int:
@@ -96,8 +101,8 @@ class Charge:
         return self.rounds * self.event.count
 
     def to_mapping(self) -> dict[str, object]:
-        """The fields as JSON."""
-        return {
+        """The fields as JSON; entries of before seals existed keep their one byte form."""
+        fields: dict[str, object] = {
             "kind": "reservation" if self.reserved else "charge",
             "study": self.study,
             "run": self.run,
@@ -105,6 +110,7 @@ class Charge:
             "rounds": self.rounds,
             "event": self.event.to_mapping(),
         }
+        return fields | {"to_be_sealed": True} if self.to_be_sealed else fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +134,28 @@ class Settlement:
         return {"kind": "settlement", "reservation": self.reservation, "used_rounds": self.used_rounds}
 
 
-Record = Opening | Charge | Settlement
+@dataclass(frozen=True, kw_only=True)
+class Seal:
+    """Says what a charged round releases: from now on this, and nothing else, may leave for it.
+
+    Attributes:
+        charge: Hash of the charge's entry.
+        digest: SHA-256 of the reply that is about to leave.
+    """
+
+    charge: str
+    digest: str
+
+    def __post_init__(self) -> None:
+        _check_hash("charge", self.charge)
+        _check_hash("digest", self.digest)
+
+    def to_mapping(self) -> dict[str, object]:
+        """The fields as JSON."""
+        return {"kind": "seal", "charge": self.charge, "digest": self.digest}
+
+
+Record = Opening | Charge | Settlement | Seal
 
 
 class _Place(TypedDict):
@@ -148,7 +175,8 @@ class Entry:
     Attributes:
         position: Place in the chain, from 0.
         previous: Hash of the entry before; zeros for the first.
-        time: Wall-clock time of writing, ISO 8601. For people only: nothing is decided or ordered by it.
+        time: Wall-clock time of writing, ISO 8601. For people, and for ceilings over a number of days; nothing is
+            ordered by it.
         nonce: 32 random hexadecimal digits, so that two copies of a ledger diverge even if charged alike.
         compositions: Compositions that count as spent after this entry, as a running total.
         record: What the entry says.
@@ -251,6 +279,7 @@ _DECODERS: dict[str, Callable[[dict[str, object]], Record]] = {
     "charge": lambda fields: _decode_charge(fields, reserved=False),
     "reservation": lambda fields: _decode_charge(fields, reserved=True),
     "settlement": lambda fields: Settlement(**fields),  # type: ignore[arg-type]  # __post_init__ checks
+    "seal": lambda fields: Seal(**fields),  # type: ignore[arg-type]  # __post_init__ checks
 }
 
 

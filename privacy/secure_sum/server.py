@@ -1,6 +1,7 @@
 """The coordinator's side of a secure sum: it adds masked vectors and learns their sum, and nothing else."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from privacy.secure_sum.messages import (
 from privacy.secure_sum.policy import SumPolicy
 from privacy.secure_sum.preparation import require_shape, sealed_for, seed_commitment
 from privacy.secure_sum.round_masks import remaining_masks
+from privacy.secure_sum.server_memory import RoundMemory, ServerMemory
 from protocol.errors import FederationError, PrivacyError, WireError
 
 _ASK = "The site is left out of this round; look at its log."
@@ -48,20 +50,6 @@ class RoundSum:
     vector: NDArray[np.int32]
 
 
-@dataclass(kw_only=True)
-class _Round:
-    """A round that is under way."""
-
-    start: RoundStart
-    context: str
-    prepared: dict[str, Preparation]
-    total: NDArray[np.uint32]
-    counted: set[str] = field(default_factory=set)
-    listed: SurvivorList | None = None
-    signatures: dict[str, SurvivorSignature] = field(default_factory=dict)
-    reveals: dict[str, Reveal] = field(default_factory=dict)
-
-
 class ServerSession:
     """One run, as the coordinator sees it. Its memory is one vector, whatever the number of sites.
 
@@ -72,6 +60,10 @@ class ServerSession:
     What is wrong with one message raises WireError or PrivacyError and changes nothing: leave that site out. What
     ends a round raises FederationError; another round may follow.
 
+    A process that may end at any moment writes `save` down before each message that it sends, and goes on from
+    `restore`: it then sends the same message again, byte for byte, and a site answers a repeated message alike. What
+    was decided is thus never decided twice: who is in a round, and whose vectors count.
+
     Args:
         policy: The same terms as at the sites.
 
@@ -81,18 +73,84 @@ class ServerSession:
 
     def __init__(self, policy: SumPolicy) -> None:
         self.policy = policy
-        self._offers: dict[str, KeyOffer] = {}
-        self._agreement = ""
-        self._prepared: dict[str, Preparation] = {}
-        self._last_round = 0
-        self._round: _Round | None = None
+        self._memory = ServerMemory()
+
+    def save(self) -> bytes:
+        """What the coordinator remembers: nothing that it was not told, and no secret of a site."""
+        return self._memory.to_bytes()
+
+    @classmethod
+    def restore(cls, saved: bytes, policy: SumPolicy) -> Self:
+        """Continue from what `save` returned, under the same policy.
+
+        Raises:
+            PrivacyError: If it is damaged, or of another run, study, code, cohort or size.
+            WireError: If an offer in it is not its site's.
+        """
+        session = cls(policy)
+        memory = session._memory = ServerMemory.from_bytes(saved)
+        for offer in memory.offers.values():
+            require_offer(offer, policy=policy)
+        sizes = {policy.coordinates} if memory.round is None else {policy.coordinates, memory.round.total.size}
+        if memory.agreement not in ("", agreement_of(tuple(memory.offers.values()))) or len(sizes) > 1:
+            raise PrivacyError("the saved memory is of another run.", remedy="Begin a new run of the study.")
+        return session
+
+    @property
+    def agreed(self) -> bool:
+        """Whether the key agreement is over."""
+        return bool(self._memory.agreement)
+
+    @property
+    def last_round(self) -> int:
+        """Number of the last round that was begun; 0 before the first."""
+        return self._memory.last_round
+
+    @property
+    def under_way(self) -> RoundStart | None:
+        """What the sites of the round under way are to be told; None between rounds."""
+        return None if self._memory.round is None else self._memory.round.start
+
+    @property
+    def offered(self) -> frozenset[str]:
+        """Sites whose offers were taken."""
+        return frozenset(self._memory.offers)
+
+    @property
+    def strangers(self) -> tuple[str, ...]:
+        """Sites of the run that have never prepared a round, and so may not know everybody's keys."""
+        return tuple(site for site in self._participants() if site not in self._memory.prepared)
+
+    @property
+    def counted(self) -> frozenset[str]:
+        """Sites whose vectors are in the sum under way."""
+        return frozenset(self._current().counted)
+
+    @property
+    def masking_closed(self) -> bool:
+        """Whether it is decided whose vectors count in the round under way."""
+        return self._current().listed is not None
+
+    @property
+    def signed(self) -> frozenset[str]:
+        """Sites whose signatures of the survivor list were taken."""
+        return frozenset(self._current().signatures)
+
+    @property
+    def revealed(self) -> frozenset[str]:
+        """Sites whose shares were taken."""
+        return frozenset(self._current().reveals)
+
+    def end_round(self) -> None:
+        """Give up the round under way: nothing of it will ever be opened."""
+        self._memory.round = None
 
     def add_offer(self, offer: KeyOffer) -> None:
         """Take a site's offer."""
-        if self._agreement or offer.site in self._offers:
+        if self._memory.agreement or offer.site in self._memory.offers:
             raise WireError(f"{offer.site} offered too late or twice.", remedy=_ASK)
         require_offer(offer, policy=self.policy)
-        self._offers[offer.site] = offer
+        self._memory.offers[offer.site] = offer
 
     def close_offers(self) -> OfferList:
         """End the key agreement; what it returns goes to every site that offered.
@@ -100,23 +158,27 @@ class ServerSession:
         Raises:
             FederationError: If too few sites offered.
         """
-        self._require_enough(len(self._offers), "the key agreement")
-        offers = tuple(self._offers[site] for site in sorted(self._offers))
-        self._agreement = agreement_of(offers)
-        return OfferList(offers=offers)
+        self._require_enough(len(self._memory.offers), "the key agreement")
+        listed = self.offer_list()
+        self._memory.agreement = agreement_of(listed.offers)
+        return listed
+
+    def offer_list(self) -> OfferList:
+        """What every site that offered is told; once the offers are closed it is the same for good."""
+        return OfferList(offers=tuple(self._memory.offers[site] for site in sorted(self._memory.offers)))
 
     def add_preparation(self, preparation: Preparation) -> None:
         """Take what a site prepared for a round that has not begun."""
         key = preparation.key
-        if key.site not in self._offers or key.round <= self._last_round:
+        if key.site not in self._memory.offers or key.round <= self._memory.last_round:
             raise WireError(f"{key.site} prepared round {key.round} too late, or is not in the run.", remedy=_ASK)
-        require_round_key(key, policy=self.policy, agreement=self._agreement, round_number=key.round)
+        require_round_key(key, policy=self.policy, agreement=self._memory.agreement, round_number=key.round)
         require_shape(preparation, participants=self._participants())
-        self._prepared[key.site] = preparation
+        self._memory.prepared[key.site] = preparation
 
     def unprepared(self, round_number: int) -> tuple[str, ...]:
         """Sites of the run that would have to prepare this round before they can join it."""
-        ready = {site for site, found in self._prepared.items() if found.key.round == round_number}
+        ready = {site for site, found in self._memory.prepared.items() if found.key.round == round_number}
         return tuple(site for site in self._participants() if site not in ready)
 
     def start_round(self, round_number: int, *, model: str) -> RoundStart:
@@ -129,15 +191,15 @@ class ServerSession:
         Raises:
             FederationError: If too few have prepared it.
         """
-        if round_number <= self._last_round:
+        if round_number <= self._memory.last_round:
             raise FederationError(f"round {round_number} is over.", remedy="Begin the next one.")
-        ready = {site: self._prepared[site] for site in self._participants() if site in self._prepared
-                 and self._prepared[site].key.round == round_number}  # fmt: skip
+        ready = {site: self._memory.prepared[site] for site in self._participants() if site in self._memory.prepared
+                 and self._memory.prepared[site].key.round == round_number}  # fmt: skip
         self._require_enough(len(ready), f"round {round_number}")
         keys = tuple(preparation.key for preparation in ready.values())
-        start = RoundStart(agreement=self._agreement, round=round_number, keys=keys)
-        self._last_round = round_number
-        self._round = _Round(
+        start = RoundStart(agreement=self._memory.agreement, round=round_number, keys=keys)
+        self._memory.last_round = round_number
+        self._memory.round = RoundMemory(
             start=start,
             context=round_context(start, model=model),
             prepared=ready,
@@ -151,7 +213,7 @@ class ServerSession:
         site = message.site
         if current.listed is not None or site in current.counted:
             raise WireError(f"the vector of {site} came late or was counted.", remedy=_ASK)
-        expected = (self._agreement, current.start.round, current.context)
+        expected = (self._memory.agreement, current.start.round, current.context)
         if site not in current.prepared or (message.agreement, message.round, message.context) != expected:
             raise WireError(f"the vector of {site} answers another request.", remedy=_ASK)
         if message.vector.shape != current.total.shape:
@@ -175,7 +237,7 @@ class ServerSession:
             self._require_enough(len(current.counted), f"round {current.start.round}", ends_round=True)
             active = [key.site for key in current.start.keys]
             current.listed = SurvivorList(
-                agreement=self._agreement,
+                agreement=self._memory.agreement,
                 round=current.start.round,
                 context=current.context,
                 survivors=tuple(site for site in active if site in current.counted),
@@ -239,11 +301,11 @@ class ServerSession:
             seeds={site: secrets[site] for site in listed.survivors},
             mask_keys={site: secrets[site] for site in listed.dropped},
             public_keys={key.site: key.mask_key for key in current.start.keys},
-            agreement=self._agreement,
+            agreement=self._memory.agreement,
             context=current.context,
         )
         apply_masks(current.total, **masks)
-        self._round = None
+        self._memory.round = None
         return RoundSum(round=listed.round, contributors=listed.survivors, vector=to_integers(current.total))
 
     def _open_secrets(self) -> dict[str, bytes]:
@@ -263,7 +325,7 @@ class ServerSession:
             secrets[key.site] = secret
             good = public_key(secret) == key.mask_key if key.site in listed.dropped else (
                 key.commitment == seed_commitment(
-                    secret, agreement=self._agreement, round_number=listed.round, site=key.site)
+                    secret, agreement=self._memory.agreement, round_number=listed.round, site=key.site)
             )  # fmt: skip
             if not good:
                 self._end_round(f"a share of {key.site}'s secret in round {listed.round} is wrong: shares")
@@ -278,12 +340,12 @@ class ServerSession:
         )
 
     def _participants(self) -> tuple[str, ...]:
-        return tuple(sorted(self._offers)) if self._agreement else ()
+        return tuple(sorted(self._memory.offers)) if self._memory.agreement else ()
 
-    def _current(self) -> _Round:
-        if self._round is None:
+    def _current(self) -> RoundMemory:
+        if self._memory.round is None:
             raise FederationError("no round is under way.", remedy=_ORDER)
-        return self._round
+        return self._memory.round
 
     def _listed(self) -> SurvivorList:
         listed = self._current().listed
@@ -296,9 +358,9 @@ class ServerSession:
             self.policy.require_enough(sites, what=what)
         except PrivacyError as error:
             if ends_round:
-                self._round = None
+                self._memory.round = None
             raise FederationError(error.problem, remedy=_FEW) from error
 
     def _end_round(self, problem: str) -> None:
-        self._round = None
+        self._memory.round = None
         raise FederationError(f"{problem}, fewer than the {self.policy.threshold} needed.", remedy=_FEW)

@@ -13,6 +13,42 @@ DOOR = "door.py"
 TAKEN_FROM_FLOWER = {
     "app.py": {"flwr.app.Context", "flwr.app.Message", "flwr.clientapp.ClientApp"},
     "site.py": {"flwr.app.Context"},
+    # The node carries what the app returned: it takes messages apart for the wire and makes none.
+    "node/link.py": {
+        "flwr.app.Message",
+        "flwr.app.message.remove_content_from_message",
+        "flwr.common.serde.message_to_proto",
+        "flwr.proto.fleet_pb2.ActivateNodeRequest",
+        "flwr.proto.fleet_pb2.DeactivateNodeRequest",
+        "flwr.proto.fleet_pb2.PullMessagesRequest",
+        "flwr.proto.fleet_pb2.PushMessagesRequest",
+        "flwr.proto.heartbeat_pb2.SendNodeHeartbeatRequest",
+        "flwr.proto.message_pb2.ConfirmMessageReceivedRequest",
+        "flwr.proto.message_pb2.ObjectTree",
+        "flwr.proto.message_pb2.PullObjectRequest",
+        "flwr.proto.message_pb2.PushObjectRequest",
+        "flwr.proto.node_pb2.Node",
+        "flwr.supercore.error.ApiErrorCode",
+        "flwr.supercore.error.FlowerError",
+        "flwr.supercore.inflatable.inflatable_object.get_all_nested_objects",
+        "flwr.supercore.inflatable.inflatable_object.get_object_tree",
+        "flwr.supercore.inflatable.inflatable_object.iterate_object_tree",
+        "flwr.supercore.inflatable.inflatable_object.no_object_id_recompute",
+        "flwr.supercore.inflatable.inflatable_utils.inflate_object_from_contents",
+        "flwr.supercore.primitives.asymmetric.public_key_to_bytes",
+        "flwr.supercore.protobuf.client.ProtobufCall",
+        "flwr.supercore.protobuf.client.ProtobufClientInterceptor",
+        "flwr.supercore.protobuf.client.ProtobufRequestContext",
+        "flwr.supercore.runtime_version_compatibility.RuntimeVersionMetadata",
+        "flwr.supernode.fleet_http_client.FleetHttpClient",
+        "flwr.supernode.node_auth_http_interceptor.NodeAuthHttpInterceptor",
+    },
+    "node/node.py": {
+        "flwr.app.Context",
+        "flwr.app.Message",
+        "flwr.app.RecordDict",
+        "flwr.supercore.task_identity.TaskIdentity",
+    },
 }
 OUTWARD = re.compile(r"(flwr|protocol\.messages)(\.|$)")
 BUILDS = re.compile(r"(^|\.)(Message|__import__|import_module)$")

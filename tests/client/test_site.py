@@ -1,8 +1,9 @@
 """The site's folder: everything needed and nothing unknown, a key for the owner alone, and how the app finds it."""
 
+import json
 import os
-import stat
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from flwr.app import Context, RecordDict
 
-from client.site import FOLDER_VARIABLE, Site, create_key, locate_site, open_site, resident
+from client.consent import Withdrawal, consent_to
+from client.settings import FOLDER_VARIABLE
+from client.site import Site, close_site, locate_site, open_site, resident
 from protocol.errors import ApprovalError, CloisterError, InputError, LedgerError, RecordsError
+from protocol.keys import create_identity, read_identity
 from protocol.study import Study
 from records.codec import Codec
 from records.dataset import Records
@@ -33,14 +37,15 @@ MakeRecords = Callable[..., Records]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, tiny_study: MakeStudy, tiny_records: MakeRecords) -> Path:
+def folder(tmp_path: Path, tiny_study: MakeStudy, tiny_records: MakeRecords) -> Iterator[Path]:
     """A whole site's folder, with its records beside site.toml."""
     root = tmp_path / "sites"
     write_site_folders(root, tiny_study(), {"north": {"location": "records.csv", "set": "north"}})
     records = tiny_records(30)
     table = Codec(records.schema).decode(records.codes, generator=np.random.default_rng(0))
     pyarrow.csv.write_csv(table, root / "0" / "records.csv")
-    return root / "0"
+    yield root / "0"
+    close_site(root / "0")
 
 
 def rewritten(folder: Path, **changes: Any) -> None:
@@ -132,7 +137,10 @@ def test_another_key_is_refused(folder: Path, kind: str) -> None:
 
 def test_a_new_key_does_not_open_the_old_ledger(folder: Path) -> None:
     (folder / "key.pem").unlink()
-    create_key(folder / "key.pem")
+    create_identity(folder / "key.pem")
+    with pytest.raises(ApprovalError, match="another site's key"):
+        open_site(folder)
+    shutil.rmtree(folder / "approvals")
     with pytest.raises(LedgerError):
         open_site(folder)
 
@@ -144,18 +152,90 @@ def test_a_changed_approval_closes_the_site(folder: Path) -> None:
         open_site(folder)
 
 
-def test_a_key_is_readable_by_its_owner_alone_and_never_replaced(tmp_path: Path) -> None:
-    mask = os.umask(0)
-    try:
-        key = create_key(tmp_path / "key.pem")
-    finally:
-        os.umask(mask)
-    assert stat.S_IMODE((tmp_path / "key.pem").stat().st_mode) == 0o600
-    before = (tmp_path / "key.pem").read_bytes()
-    with pytest.raises(InputError, match="exists"):
-        create_key(tmp_path / "key.pem")
-    assert (tmp_path / "key.pem").read_bytes() == before
-    assert key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) == before
+def test_a_running_site_follows_its_policy(folder: Path) -> None:
+    site, policy = open_site(folder), folder / "policy.toml"
+    meant, ledger = policy.read_text("utf-8"), site.ledger
+    policy.write_text(meant.replace("# minimum_sites = 1", "minimum_sites = 3"), "utf-8")
+    assert open_site(folder).policy.minimum_sites == 3
+    for broken in ("epsilon = ", "epsilon = 1.0", meant + "epsilom = 1.0", ""):
+        policy.write_text(broken, "utf-8")
+        for _ in range(2):
+            with pytest.raises(ApprovalError, match="policy.toml"):
+                open_site(folder)
+    policy.unlink()
+    with pytest.raises(ApprovalError, match="no policy"):
+        open_site(folder)
+    policy.write_text(meant, "utf-8")
+    assert open_site(folder) is site
+    assert (site.policy.minimum_sites, site.ledger) == (1, ledger), "the ledger must stay open"
+
+
+def test_a_change_that_keeps_size_and_time_is_seen(folder: Path) -> None:
+    policy = folder / "policy.toml"
+    assert open_site(folder).policy.epsilon == 5.0
+    before = policy.stat()
+    policy.write_text(policy.read_text("utf-8").replace("epsilon = 5.0", "epsilon = 2.0"), "utf-8")
+    os.utime(policy, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert policy.stat().st_size == before.st_size
+    assert open_site(folder).policy.epsilon == 2.0
+
+
+def test_a_running_site_follows_its_approvals(folder: Path, tiny_study: MakeStudy) -> None:
+    site, key = open_site(folder), read_identity(folder / "key.pem")
+    (path,) = (folder / "approvals").iterdir()
+    later = tiny_study(training={"rounds": 4})
+    with pytest.raises(ApprovalError):
+        open_site(folder).approvals.study(later.hash)
+    given = consent_to(later, key=key, site="north", by="Ada", ceilings=())
+    written = given.write(folder / "approvals")
+    assert open_site(folder).approvals.study(later.hash) == later
+    intact = path.read_bytes()
+    path.write_bytes(intact.replace(b"A test.", b"A tesT."))
+    for _ in range(2):
+        with pytest.raises(ApprovalError, match="changed"):  # of all studies, until somebody has looked into it
+            open_site(folder)
+    path.write_bytes(intact)
+    assert open_site(folder) is site
+    Withdrawal.sign(given, key=key, by="Ada").write(folder / "approvals")
+    with pytest.raises(ApprovalError, match="not approved"):
+        open_site(folder).approvals.study(later.hash)
+    assert open_site(folder).approvals.study(tiny_study().hash) == tiny_study()
+    assert not written.exists()
+
+
+def enrolled(folder: Path, *, site: str = "north", key: str = "c" * 64) -> None:
+    known = {
+        "version": 1,
+        "federation": "f",
+        "host": "h",
+        "port": 1,
+        "coordinator_key": key,
+        "ca_fingerprint": "0" * 64,
+    }
+    (folder / "coordinator.json").write_text(json.dumps(known | {"site": site}), "utf-8")
+
+
+def test_an_enrolled_site_has_its_enrolled_name(folder: Path, tiny_study: MakeStudy) -> None:
+    enrolled(folder, site="south")
+    with pytest.raises(InputError, match=r"north.*south"):
+        open_site(folder)
+    enrolled(folder)
+    assert open_site(folder).name == "north"
+    with pytest.raises(ApprovalError, match="signed by nobody"):
+        open_site(folder).approvals.study(tiny_study().hash)
+    enrolled(folder, site="south")
+    with pytest.raises(InputError, match="south"):
+        open_site(folder)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", "null", '{"site": "north", "federation": "f", "coordinator_key": "x"}']
+)
+def test_a_damaged_enrolment_refuses_everything(folder: Path, text: str) -> None:
+    open_site(folder)
+    (folder / "coordinator.json").write_text(text, "utf-8")
+    with pytest.raises(InputError, match="coordinator.json"):
+        open_site(folder)
 
 
 def test_the_app_finds_a_site_by_its_folder_or_its_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +254,10 @@ def test_without_the_variable_there_is_no_site(monkeypatch: pytest.MonkeyPatch) 
         locate_site(context(**{"partition-id": 0}))
 
 
-def test_residents_leave_with_their_block(tiny_study: MakeStudy, tiny_records: MakeRecords) -> None:
+def test_residents_leave_with_their_block(
+    tiny_study: MakeStudy, tiny_records: MakeRecords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
     site: Site = simulated_site("north", tiny_study(), tiny_records(3), device="cpu")
     with resident({"north": site}) as (node,):
         assert locate_site(context(**node)) is site
@@ -190,12 +273,12 @@ def test_a_share_of_a_source_is_the_same_at_every_opening(folder: Path, tiny_stu
     for number in range(3):
         share = {"scheme": "iid", "sites": 3, "number": number, "seed": 1}
         rewritten(folder, data={"location": "records.csv", "set": "north", "share": share})
-        open_site.cache_clear()
+        close_site(folder)
         parts.append(open_site(folder)._read(tiny_study()).codes)
     whole = np.concatenate(parts)
     assert [len(part) for part in parts] == [10, 10, 10]
     rewritten(folder)
-    open_site.cache_clear()
+    close_site(folder)
     found = open_site(folder)._read(tiny_study()).codes
     np.testing.assert_array_equal(np.sort(whole.view("i4,i4,i4"), axis=0), np.sort(found.view("i4,i4,i4"), axis=0))
 
@@ -205,3 +288,29 @@ def test_records_that_do_not_fit_name_no_value(folder: Path, tiny_study: MakeStu
     with pytest.raises(RecordsError) as caught:
         open_site(folder).trainer(tiny_study())
     assert "marker" not in str(caught.value)
+
+
+def test_an_older_ledger_put_back_alone_is_refused(
+    folder: Path, tiny_study: MakeStudy, first_request: Callable[..., Any], ask: Callable[..., Any]
+) -> None:
+    study = tiny_study()
+    older = folder.parent / "older.sqlite"
+    shutil.copy(folder / "ledger.sqlite", older)
+    site = open_site(folder)
+    first = ask(site, first_request(study))
+    close_site(folder)
+    newest = folder.parent / "newest.sqlite"
+    shutil.copy(folder / "ledger.sqlite", newest)
+    shutil.copy(older, folder / "ledger.sqlite")
+    with pytest.raises(LedgerError, match="1 entries that paid for what left"):
+        open_site(folder)
+    # The twin: without the record of what left nothing tells, and the same round is released once more, with new noise.
+    record = folder / "egress.jsonl"
+    record.rename(folder.parent / "egress.jsonl")
+    again = ask(open_site(folder), first_request(study))
+    assert not np.array_equal(first.vector, again.vector)
+    close_site(folder)
+    record.unlink()
+    (folder.parent / "egress.jsonl").rename(record)
+    shutil.copy(newest, folder / "ledger.sqlite")
+    assert open_site(folder).name == "north"

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from client.outbox import Outbox
 from client.site import Site
-from client.sum_member import member_session
+from client.sum_member import member_turn
 from privacy.secure_sum import KeyOffer
-from protocol.errors import ApprovalError, InputError, WireError
+from protocol.errors import ApprovalError, InputError, PrivacyError, WireError
 from protocol.study import Study
 from records.dataset import Records
 from simulations.federation import simulated_site, with_roster
@@ -37,8 +38,8 @@ def site_of(tiny_study: Callable[..., Study], tiny_records: Callable[..., Record
 
 
 def offer_of(site: Site, study: Study, run: str) -> KeyOffer:
-    with member_session(site, study, run=run) as session:
-        return session.offer()
+    with member_turn(site, study, run=run) as turn:
+        return turn.session.offer()
 
 
 def test_a_restarted_site_goes_on_where_it_was(site_of: Made) -> None:
@@ -54,8 +55,8 @@ def test_what_failed_is_not_kept(site_of: Made) -> None:
     told: list[KeyOffer] = []
 
     def fail() -> None:
-        with member_session(site, study, run=RUN) as session:
-            told.append(session.offer())
+        with member_turn(site, study, run=RUN) as turn:
+            told.append(turn.session.offer())
             raise WireError("no.", remedy="No.")
 
     with pytest.raises(WireError):
@@ -111,10 +112,10 @@ def test_turns_of_two_processes_wait_for_each_other(site_of: Made) -> None:
     order: list[str] = []
 
     def second() -> None:
-        with member_session(restart(), study, run=RUN):
+        with member_turn(restart(), study, run=RUN):
             order.append("second in")
 
-    with member_session(site, study, run=RUN):
+    with member_turn(site, study, run=RUN):
         thread = threading.Thread(target=second)
         thread.start()
         time.sleep(0.3)
@@ -141,3 +142,38 @@ def test_a_study_without_a_secure_sum_has_no_session(site_of: Made, tiny_study: 
     site, _, _ = site_of
     with pytest.raises(ApprovalError, match="no secure sum"):
         offer_of(site, tiny_study(), RUN)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"version":1}', b'{"replies":[],"session":7,"version":2}'])
+def test_a_damaged_memory_is_refused(site_of: Made, content: bytes) -> None:
+    site, study, restart = site_of
+    offer_of(site, study, RUN)
+    assert site.sums is not None
+    (secret,) = site.sums.glob("*.secret")
+    secret.write_bytes(content)
+    with pytest.raises(PrivacyError, match="damaged"):
+        offer_of(restart(), study, RUN)
+
+
+def test_a_turn_that_did_nothing_writes_nothing(site_of: Made) -> None:
+    site, study, _ = site_of
+    offer_of(site, study, RUN)
+    assert site.sums is not None
+    (secret,) = site.sums.glob("*.secret")
+    written = secret.stat().st_mtime_ns
+    with member_turn(site, study, run=RUN) as turn:
+        assert turn.reply_to("0" * 64) is None
+    assert secret.stat().st_mtime_ns == written
+
+
+def test_the_last_replies_are_remembered(site_of: Made, tmp_path: Path) -> None:
+    site, study, restart = site_of
+    for number in range(20):
+        site = restart()
+        site.outbox = Outbox(tmp_path / "outbox")
+        with member_turn(site, study, run=RUN) as turn:
+            turn.session.offer()
+            turn.keep(f"{number:064x}", f"{number + 100:064x}")
+    with member_turn(site, study, run=RUN) as turn:
+        known = [turn.reply_to(f"{number:064x}") for number in range(20)]
+    assert known == [None] * 4 + [f"{number + 100:064x}" for number in range(4, 20)]

@@ -1,5 +1,6 @@
 """Every byte that leaves a site: only allow-listed fields, one vector, one word of refusal, and never a marker."""
 
+import hashlib
 import logging
 import sqlite3
 from collections.abc import Callable
@@ -15,12 +16,15 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 import client.app
 from client import door
 from client.app import app as client_app
+from client.egress import read
 from client.site import FOLDER_VARIABLE
 from client.training import Trainer
 from protocol.errors import FederationError
 from protocol.messages import RefusalReason, RoundRequest, encode
+from protocol.record_bytes import record_bytes
 from protocol.study import Study
 from protocol.terms import SITE_NAME
+from protocol.warrant import NO_WARRANT
 from records.dataset import load_records
 from server.app import app as server_app
 from simulations.federation import simulate
@@ -33,7 +37,7 @@ CATEGORY, PERSON, MAIL = "chartreuse-7q", "person-9zk", "mail-2vd@clinic"
 FILE, FOLDER, TEXT = "secrets-5wn", "vault-4xw", "boom-3hj"
 MARKERS = (CATEGORY, PERSON, MAIL, FILE, FOLDER, TEXT, "colour", "green")
 FIELDS = {
-    "introduction": {"version", "type", "study", "code", "site", "public_key"},
+    "introduction": {"version", "type", "study", "code", "site", "public_key", "signature"},
     "contribution": {
         "version", "type", "study", "run", "round", "kind", "site", "model", "entry", "signature",
     },
@@ -51,6 +55,7 @@ class Wire:
     kinds: list[str] = field(default_factory=list)
     leaks: list[str] = field(default_factory=list)
     reasons: set[str] = field(default_factory=set)
+    digests: list[str] = field(default_factory=list)
 
     def tap(self, message: Message, raw: bytes) -> None:
         self.leaks += [f"the marker {marker}" for marker in MARKERS if marker.encode() in raw]
@@ -58,6 +63,7 @@ class Wire:
             self.leaks.append("an error reply of Flower's")
             self.kinds.append("error")
             return
+        self.digests.append(hashlib.sha256(record_bytes(message.content)).hexdigest())
         header = dict(message.content.config_records.get("header", {}))
         kind = str(header.get("type"))
         self.kinds.append(kind)
@@ -154,7 +160,9 @@ def test_sites_in_folders_send_the_same(tmp_path: Path, study: Study, wire: Wire
     rows = [ledger.execute("SELECT count(*) FROM entries").fetchone()[0] for ledger in ledgers]
     for ledger in ledgers:
         ledger.close()
-    assert rows == [4, 4]
+    assert rows == [7, 7], "an opening; a charge and a seal for each of three rounds"
+    recorded = [line.departure.sha256 for number in range(2) for line in read(sites / str(number) / "egress.jsonl")]
+    assert sorted(recorded) == sorted(wire.digests), "every byte that leaves a site is recorded"
 
 
 def unfit_records(sites: Path, study: Study) -> None:
@@ -213,7 +221,7 @@ def wrong_key(sites: Path, study: Study) -> None:
         (no_approval, RefusalReason.NOT_APPROVED),
         (changed_approval, RefusalReason.NOT_APPROVED),
         (no_policy, RefusalReason.NOT_APPROVED),
-        (wrong_policy, RefusalReason.INTERNAL),
+        (wrong_policy, RefusalReason.NOT_APPROVED),
         (low_ceiling, RefusalReason.BUDGET),
         (no_site, RefusalReason.INTERNAL),
         (damaged_ledger, RefusalReason.LEDGER),
@@ -253,9 +261,12 @@ def malformed(study: Study) -> list[RecordDict]:
     """Requests that a coordinator gone wrong, or bad, may send."""
     weights = ServerModel(build_study_model(study), study.training).weights()
     kind = study.training.strategy
-    request = encode(RoundRequest(study=study.hash, run="a" * 64, round=1, kind=kind, vector=weights))
+    request = encode(
+        RoundRequest(study=study.hash, run="a" * 64, round=1, kind=kind, warrant=NO_WARRANT, vector=weights)
+    )
     found = [RecordDict(), RecordDict({"header": ConfigRecord()}), RecordDict({TEXT: ConfigRecord({TEXT: TEXT})})]
-    for name, value in (("round", 0), ("round", TEXT), ("run", TEXT), ("study", TEXT), ("version", 2), (TEXT, 1)):
+    changes = [(name, TEXT) for name in ("round", "run", "study", "warrant")]
+    for name, value in (("round", 0), *changes, ("version", 1), (TEXT, 1)):
         header = ConfigRecord({**request["header"], name: value})
         found.append(RecordDict({"header": header, "vector": request["vector"]}))
     array = request["vector"]["vector"]
@@ -338,7 +349,9 @@ def test_a_door_that_sends_more_is_caught(
 ) -> None:
     weights = ServerModel(build_study_model(study), study.training).weights()
     kind = study.training.strategy
-    request = encode(RoundRequest(study=study.hash, run="a" * 64, round=1, kind=kind, vector=weights))
+    request = encode(
+        RoundRequest(study=study.hash, run="a" * 64, round=1, kind=kind, warrant=NO_WARRANT, vector=weights)
+    )
 
     def more(message: Any) -> RecordDict:
         record = encode(message)

@@ -87,3 +87,20 @@ def test_the_easy_bound_leaves_room_for_the_record(monkeypatch: pytest.MonkeyPat
 def test_refuses_a_bad_ceiling(change: dict[str, Any]) -> None:
     with pytest.raises(AccountingError):
         limit(**change)
+
+
+@pytest.mark.parametrize("days", [0, -1, 36_526, 1.0, True, "365"])
+def test_days_are_a_whole_number(days: Any) -> None:
+    with pytest.raises(AccountingError, match="days"):
+        limit(days=days)
+    assert limit(days=365).days == 365
+
+
+def test_what_was_learnt_does_not_pile_up() -> None:
+    """A window's total rises and falls for years: points that say nothing new are let go."""
+    allowance, key = Allowance(limit()), (1.0, 0.01)
+    for turn in range(3):
+        for count in range(300 + turn, 700, 25):
+            allowance.permits({key: count, (2.0, 0.01): 40 * turn + 1}, {key: 1})
+    for points in (allowance._fits, allowance._passes):
+        assert not [one for one in points for other in points if one is not other and module._covers(one, other)]

@@ -21,6 +21,7 @@ from protocol.messages import (
     Refusal,
     RefusalReason,
     RoundRequest,
+    SumTurn,
     decode,
     encode,
     is_finite,
@@ -32,14 +33,17 @@ HASH, OTHER = "a" * 64, "b" * 64
 FLOATS = np.array([1.5, -0.0, np.inf, 1e-40], dtype=np.float32)
 INTEGERS = np.array([0, -1, 2**31 - 1, -(2**31)], dtype=np.int32)
 MESSAGES = [
-    Hello(study=HASH, code=OTHER),
-    Introduction(study=HASH, code=OTHER, site="north-1", public_key=HASH),
-    RoundRequest(study=HASH, run=OTHER, round=1, kind=ContributionKind.GRADIENTS, vector=FLOATS),
+    Hello(study=HASH, code=OTHER, challenge=HASH),
+    Introduction(study=HASH, code=OTHER, site="north-1", public_key=HASH, signature="d" * 128),
+    RoundRequest(
+        study=HASH, run=OTHER, round=1, kind=ContributionKind.GRADIENTS, warrant="e" * 128, vector=FLOATS,
+    ),
     Contribution(
         study=HASH, run=OTHER, round=1_000_000, kind=ContributionKind.UPDATES, site="s", model=HASH,
         entry=NO_ENTRY, signature="c" * 128, vector=INTEGERS,
     ),
     Refusal(reason=RefusalReason.BUDGET),
+    SumTurn(study=HASH, run=OTHER, warrant="f" * 128, round=7),
 ]  # fmt: skip
 KINDS = [type(message) for message in MESSAGES]
 
@@ -96,17 +100,21 @@ def test_every_field_is_needed_and_no_other_is_taken(message: Any) -> None:
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
-@pytest.mark.parametrize("version", [0, 2, 1.0, True, "1", b"1", [1]])
+@pytest.mark.parametrize("version", [0, 1, 3, 2.0, True, "2", b"2", [2]])
 def test_another_version_is_refused(message: Any, version: Any) -> None:
     with pytest.raises(WireError, match="version"):
         decode(remade(encode(message), version=version), type(message))
 
 
 @pytest.mark.parametrize("value", ["A" * 64, "a" * 63, "a" * 65, "a" * 64 + "\n", "", 1, b"a" * 64, "g" * 64, ["a"]])
-@pytest.mark.parametrize("name", ["study", "run", "model", "entry", "signature"])
-def test_a_hash_is_hexadecimal_and_of_its_length(name: str, value: Any) -> None:
+@pytest.mark.parametrize(
+    ("base", "name"),
+    [*((3, name) for name in ("study", "run", "model", "entry", "signature")), (0, "challenge"), (1, "signature"),
+     (1, "public_key"), (2, "warrant"), (5, "warrant")],
+)  # fmt: skip
+def test_a_hash_is_hexadecimal_and_of_its_length(base: int, name: str, value: Any) -> None:
     with pytest.raises(WireError, match=name):
-        decode(remade(encode(MESSAGES[3]), **{name: value}), Contribution)
+        decode(remade(encode(MESSAGES[base]), **{name: value}), KINDS[base])
 
 
 @pytest.mark.parametrize("value", ["", "-a", "North", "a b", "a/b", "é", "a" * 64, 3, b"a", "a\n"])
@@ -274,6 +282,20 @@ def test_what_is_signed_is_everything_but_the_signature() -> None:
     assert len({*bodies, message.signed_bytes()}) == len(changes) + 1
     assert {f.name for f in fields(message)} - {name for change in changes for name in change} == {"signature"}
     assert replace(message, signature="d" * 128).signed_bytes() == message.signed_bytes()
+
+
+def test_an_introduction_answers_one_challenge_with_everything_that_it_says() -> None:
+    message = MESSAGES[1]
+    assert isinstance(message, Introduction)
+    changes: list[dict[str, Any]] = [{"study": OTHER}, {"code": HASH}, {"site": "south"}, {"public_key": OTHER}]
+    bodies = [replace(message, **change).signed_bytes(HASH) for change in changes]
+    bodies += [message.signed_bytes(HASH), message.signed_bytes(OTHER)]
+    assert len(set(bodies)) == len(changes) + 2
+    assert {f.name for f in fields(message)} - {name for change in changes for name in change} == {"signature"}
+    assert replace(message, signature="0" * 128).signed_bytes(HASH) == message.signed_bytes(HASH)
+    contribution = MESSAGES[3]
+    assert isinstance(contribution, Contribution)
+    assert contribution.signed_bytes()[:1] == b"{" != message.signed_bytes(HASH)[:1], "one key, two kinds of message"
 
 
 def test_the_hash_of_a_vector_is_that_of_its_little_endian_bytes() -> None:

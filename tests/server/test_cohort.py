@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
 from client.approvals import Approvals
@@ -92,17 +93,31 @@ def other_study(reply: Message) -> Message:
     return reply
 
 
+def unsigned(reply: Message) -> Message:
+    answer = decode(reply.content, Introduction)
+    reply.content = encode(replace(answer, signature="0" * 128))
+    return reply
+
+
+def anothers_key(reply: Message) -> Message:
+    """Somebody gives a site's public key as its own, and signs with what it has."""
+    answer = decode(reply.content, Introduction)
+    other = Ed25519PrivateKey.generate().public_key().public_bytes_raw().hex()
+    reply.content = encode(replace(answer, public_key=other))
+    return reply
+
+
 def nonsense(reply: Message) -> Message:
     reply.content = RecordDict({"header": ConfigRecord({"hello": 1})})
     return reply
 
 
 def another_type(reply: Message) -> Message:
-    reply.content = encode(Hello(study="0" * 64, code="0" * 64))
+    reply.content = encode(Hello(study="0" * 64, code="0" * 64, challenge="0" * 64))
     return reply
 
 
-@pytest.mark.parametrize("meddle", [other_code, other_study, nonsense, another_type])
+@pytest.mark.parametrize("meddle", [other_code, other_study, unsigned, anothers_key, nonsense, another_type])
 def test_who_answers_something_else_is_no_site(
     tiny_study: MakeStudy, federation: Federation, meddle: Callable[[Message], Message]
 ) -> None:
@@ -121,3 +136,18 @@ def test_an_error_of_flowers_is_no_introduction(tiny_study: MakeStudy, federatio
 
     with federation(study, meddle=failed) as grid, pytest.raises(FederationError, match="1 of 2"):
         gather_cohort(grid, study)
+
+
+def test_an_introduction_of_another_day_is_worth_nothing(tiny_study: MakeStudy, federation: Federation) -> None:
+    """Every hello has a challenge of its own: what was overheard cannot be said again."""
+    study = tiny_study()
+    overheard: dict[int, RecordDict] = {}
+
+    def repeat(reply: Message) -> Message:
+        reply.content = overheard.setdefault(reply.metadata.src_node_id, reply.content)
+        return reply
+
+    with federation(study, meddle=repeat) as grid:
+        assert set(gather_cohort(grid, study).nodes) == {"north", "south"}
+        with pytest.raises(FederationError, match="not signed with its key"):
+            gather_cohort(grid, study)

@@ -5,18 +5,21 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Context, RecordDict
 from safetensors.torch import load_file, save_file
 
 import server.app
 import server.release
 from protocol.errors import InputError, ReleaseError
+from protocol.signed_study import SignedStudy
 from protocol.study import Study
 from protocol.terms import NoiseOrigin, Relation, Trust
 from records.dataset import Records, load_records
@@ -317,3 +320,75 @@ def test_the_number_of_records_is_not_released(
 def test_a_copied_release_opens_elsewhere(tmp_path: Path, release: Path) -> None:
     shutil.move(release, tmp_path / "moved")
     assert Release.open(tmp_path / "moved", device=CPU).schema.names == ("age", "colour", "ill")
+
+
+@pytest.fixture
+def signed(tmp_path: Path, finished: Finished) -> tuple[Path, Ed25519PrivateKey]:
+    """A release under a coordinator's signature, and the coordinator's key."""
+    folder, key = tmp_path / "signed", Ed25519PrivateKey.generate()
+    run, evidence = finished()
+    write_release(folder, run, evidence, simulated=False, signed=SignedStudy.sign(run.study, key), key=key)
+    return folder, key
+
+
+def summed(folder: Path) -> None:
+    """Write the checksums of whatever is there anew."""
+    names = sorted(path.name for path in folder.iterdir() if path.name not in ("SHA256SUMS", "SIGNATURE"))
+    sums = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    (folder / "SHA256SUMS").write_text("".join(sums), "utf-8")
+
+
+def test_a_signed_release_names_its_coordinator(signed: tuple[Path, Ed25519PrivateKey], release: Path) -> None:
+    folder, key = signed
+    assert {path.name for path in folder.iterdir()} == FILES | {"signed_study.json", "SIGNATURE"}
+    assert Release.open(folder, device=CPU).coordinator == key.public_key().public_bytes_raw().hex()
+    assert Release.open(release, device=CPU).coordinator is None
+
+
+def change_words(folder: Path) -> None:
+    (folder / "statement.txt").write_text("epsilon is 0\n", "utf-8")
+    summed(folder)
+
+
+def another_signer(folder: Path) -> None:
+    study = Study.from_text((folder / "study.json").read_text("utf-8"))
+    signed_study = SignedStudy.sign(study, Ed25519PrivateKey.generate())
+    (folder / "signed_study.json").write_text(signed_study.to_text(), "utf-8")
+    summed(folder)
+
+
+def half_a_signature(folder: Path) -> None:
+    (folder / "SIGNATURE").write_text((folder / "SIGNATURE").read_text("utf-8")[:50], "utf-8")
+
+
+def no_signature(folder: Path) -> None:
+    (folder / "SIGNATURE").unlink()
+
+
+def no_signed_study(folder: Path) -> None:
+    (folder / "signed_study.json").unlink()
+    summed(folder)
+
+
+def another_study(folder: Path) -> None:
+    """A release of one study under the coordinator's signature of another: it is no coordinator's doing."""
+    study = Study.from_text((folder / "study.json").read_text("utf-8"))
+    other = replace(study, purpose="Another.")
+    key = Ed25519PrivateKey.generate()
+    (folder / "signed_study.json").write_text(SignedStudy.sign(other, key).to_text(), "utf-8")
+    summed(folder)
+    sums = (folder / "SHA256SUMS").read_bytes()
+    (folder / "SIGNATURE").write_text(key.sign(b"cloister release v1\0" + sums).hex(), "utf-8")
+
+
+@pytest.mark.parametrize(
+    "tamper", [change_words, another_signer, half_a_signature, no_signature, no_signed_study, another_study]
+)
+def test_a_signature_that_does_not_hold_is_refused(
+    signed: tuple[Path, Ed25519PrivateKey], tamper: Callable[[Path], None]
+) -> None:
+    folder, _ = signed
+    Release.open(folder, device=CPU)
+    tamper(folder)
+    with pytest.raises(ReleaseError):
+        Release.open(folder, device=CPU)

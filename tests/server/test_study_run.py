@@ -10,6 +10,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, Error, Message
 
 from client.training import Trainer
+from privacy.ledger import Charge
 from protocol.errors import FederationError
 from protocol.messages import NO_ENTRY, Contribution, Refusal, RefusalReason, decode, encode
 from protocol.study import Study
@@ -77,7 +78,10 @@ def test_evidence_tells_what_was_contributed(
     assert evidence.rounds == 3
     assert evidence.contributions == {"north": 3, "south": 3}
     assert dict(evidence.keys) == {name: site.public_key for name, site in sites.items()}
-    assert evidence.entries == {name: site.ledger.head for name, site in sites.items()}
+    paid = {name: [entry.hash for entry in site.ledger.entries() if isinstance(entry.record, Charge)]
+            for name, site in sites.items()}  # fmt: skip
+    assert evidence.entries == {name: hashes[-1] for name, hashes in paid.items()}
+    assert evidence.unfinished == 0
 
 
 def test_every_run_has_a_name_of_its_own(without_noise: MakeStudy, federation: Federation, start: Start) -> None:

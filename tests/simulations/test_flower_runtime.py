@@ -257,6 +257,6 @@ def test_a_folder_without_an_app_and_a_federation_without_sites_are_refused(app_
 
 
 def test_a_missing_flower_is_named(app_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flower_runtime.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr("server.deployment.processes.flower.shutil.which", lambda *_, **__: None)
     with pytest.raises(FederationError, match="flower-superlink"):
         run_with_flower(app_dir, run_config={}, sites=1, environment={}, timeout_s=1)

@@ -48,7 +48,7 @@ def charge(ledger: Ledger, round_: int, **changes: Any) -> Entry:
         "run": RUN,
         "round": round_,
         "event": release(),
-        "ceiling": CEILING,
+        "ceilings": [CEILING],
     }
     return ledger.charge(**{**arguments, **changes})
 
@@ -68,7 +68,7 @@ def reserve(ledger: Ledger, first: int, rounds: int, **changes: Any) -> Entry:
         "first_round": first,
         "rounds": rounds,
         "event_per_round": release(),
-        "ceiling": CEILING,
+        "ceilings": [CEILING],
     }
     return ledger.reserve(**{**arguments, **changes})
 
@@ -139,7 +139,7 @@ def test_the_ceiling_is_kept_to_the_last_round() -> None:
 
 def test_the_ceiling_counts_other_studies_and_kinds() -> None:
     with Ledger.in_memory(key=KEY, data_set="ward") as ledger:
-        charge(ledger, 0, ceiling=None, event=release(count=5000))
+        charge(ledger, 0, ceilings=(), event=release(count=5000))
         with pytest.raises(BudgetError):
             charge(ledger, 0, study="b" * 64, event=release(kind=ContributionKind.STATISTICS))
         assert len(ledger.entries()) == 2
@@ -147,14 +147,14 @@ def test_the_ceiling_counts_other_studies_and_kinds() -> None:
 
 def test_no_ceiling_no_limit() -> None:
     with Ledger.in_memory(key=KEY, data_set="ward") as ledger:
-        charge(ledger, 0, ceiling=None, event=release(noise_multiplier=0.9, count=20000))
+        charge(ledger, 0, ceilings=(), event=release(noise_multiplier=0.9, count=20000))
         assert spent(ledger) > 8.0
 
 
 def test_units_do_not_mix(path: Path) -> None:
     with reopen(path) as ledger:
         with pytest.raises(LedgerError, match="unit"):
-            charge(ledger, 99, event=release(unit=Unit.PERSON), ceiling=None)
+            charge(ledger, 99, event=release(unit=Unit.PERSON), ceilings=())
         assert ledger.unit is Unit.RECORD
 
 
@@ -194,7 +194,7 @@ def test_a_thousand_charges_under_a_ceiling_take_less_than_two_seconds() -> None
         wide = Ceiling(epsilon=1.9, delta=1e-5, relation=Relation.ADD_REMOVE)
         start = time.process_time()
         for round_ in range(1000):
-            charge(ledger, round_, ceiling=wide)
+            charge(ledger, round_, ceilings=[wide])
         assert time.process_time() - start < 2.0
         assert spent(ledger) <= 1.9
         ledger.verify(PUBLIC)
@@ -558,11 +558,11 @@ def test_a_full_disk_charges_nothing_by_half(path: Path) -> None:
         connection.execute(f"PRAGMA max_page_count = {pages + 2}")
         acknowledged: list[str] = []
         with pytest.raises(LedgerError, match="does not fit"):
-            charge_all(ledger, range(50, 500), ceiling=None, into=acknowledged)
+            charge_all(ledger, range(50, 500), ceilings=(), into=acknowledged)
         assert acknowledged
         failed = 50 + len(acknowledged)
         connection.execute("PRAGMA max_page_count = 100000")
-        charge(ledger, failed, ceiling=None)
+        charge(ledger, failed, ceilings=())
         ledger.verify(PUBLIC, known=acknowledged)
         assert len(ledger.entries()) == 5 + len(acknowledged) + 1
 

@@ -73,7 +73,7 @@ def work(trial, ready):
         line = f"{trial} {place}"
         if sys.argv[3] == "release first":
             released(log, line)
-        ledger.charge(study="a" * 64, run=str(trial), round=place, event=event, ceiling=None)
+        ledger.charge(study="a" * 64, run=str(trial), round=place, event=event, ceilings=())
         if sys.argv[3] == "charge first":
             released(log, line)
 
@@ -94,7 +94,7 @@ def work(name, gate):
     os.read(gate, 1)
     for place in range(1000):
         try:
-            ledger.charge(study="a" * 64, run=name, round=place, event=event, ceiling=ceiling)
+            ledger.charge(study="a" * 64, run=name, round=place, event=event, ceilings=[ceiling])
         except BudgetError:
             return
         released(log, f"{name} {place}")
@@ -115,7 +115,7 @@ def work():
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 9000, size + 9000))
     for place in range(1000):
         try:
-            ledger.charge(study="a" * 64, run="full", round=place, event=event, ceiling=None)
+            ledger.charge(study="a" * 64, run="full", round=place, event=event, ceilings=())
         except LedgerError as error:
             released(log, "refused: " + str(error))
             return
@@ -166,7 +166,7 @@ def test_two_processes_cannot_both_spend_the_last(tmp_path: Path) -> None:
         count = 0
         with contextlib.suppress(BudgetError):
             while True:
-                alone.charge(study="a" * 64, run="alone", round=count, event=RELEASE, ceiling=CEILING)
+                alone.charge(study="a" * 64, run="alone", round=count, event=RELEASE, ceilings=[CEILING])
                 count += 1
     released = drive(tmp_path, RACE)
     assert len(released) == count

@@ -1,0 +1,42 @@
+"""A study under the coordinator's signature, among sites that are enrolled."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from protocol.signed_study import SignedStudy
+    from server.deployment.folder import CoordinatorFolder
+
+SitesOption = Annotated[
+    str | None, typer.Option("--sites", metavar="NAME,NAME...", help="Sites that take part; all enrolled if not given.")
+]
+
+
+def sign_for(opened: "CoordinatorFolder", path: Path, *, sites: str | None) -> "SignedStudy":
+    """Return a study file under the coordinator's signature, its roster filled in.
+
+    Args:
+        opened: The coordinator's folder.
+        path: A study in TOML, or one that this coordinator signed.
+        sites: Names, separated by commas; None for the study's own or all.
+
+    Raises:
+        StudyError: If sites and study do not go together.
+        ApprovalError: If somebody else signed it.
+    """
+    from protocol.keys import public_hex
+    from protocol.signed_study import SignedStudy
+    from server.deployment.jobs import agreed_study, read_study
+
+    key, found = opened.key(), read_study(path)
+    if isinstance(found, SignedStudy):
+        found.verify(public_hex(key))
+        study = found.study
+    else:
+        study = found
+    names = None if sites is None else [name.strip() for name in sites.split(",") if name.strip()]
+    with opened.roster() as roster:
+        agreed = agreed_study(study, roster.members(), sites=names)
+    return SignedStudy.sign(agreed, key)

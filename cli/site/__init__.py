@@ -1,0 +1,1 @@
+"""``cloister site``: what the people at a site do."""

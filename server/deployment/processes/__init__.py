@@ -1,0 +1,1 @@
+"""Programs that live as long as whoever started them, and no longer."""
