@@ -48,6 +48,29 @@ def test_a_message_of_ours_passes(length, kind):
     check(message_of(length, numbers=numbers), most_bytes=4 * length)
 
 
+def test_the_order_in_which_the_superlink_tells_the_objects_does_not_count():
+    """Its database keeps none."""
+    message = message_of(3_000_000)
+    tree = get_object_tree(message)
+    (content,) = tree.children
+    turned = ObjectTree(object_id=content.object_id, children=list(reversed(content.children)))
+    assert [child.object_id for child in turned.children] != [child.object_id for child in content.children]
+    parts = message_parts(ObjectTree(object_id=tree.object_id, children=[turned]), most=256)
+    for name, item in get_all_nested_objects(message).items():
+        check_object(item.deflate(), parts[name], most_bytes=12_000_000)
+
+
+def test_the_order_in_a_tree_tells_nothing():
+    """Flower's SuperLink gives a tree out in the order of its database."""
+    part = Part(level=2, children=("a",))
+    check_object(b"ArrayRecord a 2\0{}", part, most_bytes=0)
+    check_object(b"RecordDict a,b 2\0{}", Part(level=1, children=("b", "a")), most_bytes=0)
+    check_object(array_object([1, 0], children=("a", "b")), Part(level=3, children=("b", "a")), most_bytes=2**24)
+    for told in (b"a", b"a,a", b"a,b,b", b"a,c", b""):
+        with pytest.raises(WireError, match="another"):
+            check_object(b"RecordDict %s 2\0{}" % told, Part(level=1, children=("b", "a")), most_bytes=0)
+
+
 def test_a_message_without_a_vector_passes():
     check(Message(encode(Refusal(reason=RefusalReason.CODE)), 2, "query.x"), most_bytes=0)
 
