@@ -6,6 +6,7 @@ says what others do; what that comes to stands in `MEANWHILE`. `World` says what
 """
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,6 +24,12 @@ GUIDES = ("guide-partner-site", "guide-coordinator", "guide-privacy-officer")
 ANSWER = re.compile(r"\[y/N\]: (\w)$")
 SITES = ("north", "south", "east")
 ROUNDS = 5
+
+# Each is a federation of its own and takes more than a minute. The partner's guide runs every time; the README's seven
+# commands are those of test_deployed_federation.py.
+nightly = pytest.mark.skipif(
+    os.environ.get("CLOISTER_HYPOTHESIS") != "nightly", reason="takes minutes: CLOISTER_HYPOTHESIS=nightly"
+)
 
 
 @dataclass(kw_only=True)
@@ -192,6 +199,7 @@ def spent_study(machine) -> str:
 
 
 @pytest.mark.slow
+@nightly
 def test_the_coordinators_guide(world):
     carry_out(world, read("guide-coordinator"))
     coordinator = world.machine("coordinator")
@@ -206,6 +214,7 @@ def test_the_coordinators_guide(world):
 
 
 @pytest.mark.slow
+@nightly
 def test_the_officers_guide(world):
     carry_out(world, read("guide-privacy-officer"))
     officer = world.machine("officer")
@@ -217,6 +226,7 @@ def test_the_officers_guide(world):
 
 
 @pytest.mark.slow
+@nightly
 def test_the_readme_gets_three_sites_training_with_four_commands_and_three_each(world):
     _, _, section = (ROOT / "README.md").read_text("utf-8").partition("\n## Run a federation\n")
     section = section.partition("\n## ")[0]

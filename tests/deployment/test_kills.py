@@ -153,7 +153,13 @@ def of_kind(federation: Loopback, kind: Role) -> list[tuple[str, int]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("emptied", [False, True])
+@pytest.mark.parametrize(
+    "emptied",
+    [
+        pytest.param(False, marks=pytest.mark.skipif(not NIGHTLY, reason="takes minutes: CLOISTER_HYPOTHESIS=nightly")),
+        True,
+    ],
+)
 def test_what_was_sealed_must_still_be_there(loopback, emptied):
     """Server and site die after the site's contribution left and before the round's end: the outbox carries it over."""
     federation = loopback(*SITES)
