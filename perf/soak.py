@@ -187,7 +187,7 @@ def growth(readings: Sequence[Reading], *, seconds: float) -> dict[str, float]:
     Example:
         >>> rows = [Reading(second=s, name="x", pid=1, resident=100 + s, own=10) for s in range(0, 100, 10)]
         >>> growth(rows, seconds=100)["growth_percent"]
-        47.83
+        50.0
     """
     begin = seconds * _WARM_UP
     third = (seconds - begin) / 3
