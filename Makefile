@@ -31,10 +31,10 @@ demo: $(STAMP)
 	@$(VENV)/bin/cloister demo
 
 test: $(STAMP)
-	@$(VENV)/bin/python -m pytest
+	@PYTHON=$(VENV)/bin/python scripts/check --tests
 
 check: $(STAMP)
-	@scripts/check
+	@PYTHON=$(VENV)/bin/python scripts/check
 
 $(STAMP): pyproject.toml constraints.txt
 	@python=""; for found in $(PYTHON) python3.11 python3.12 python3.13 python3 python; do \
