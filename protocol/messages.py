@@ -20,7 +20,7 @@ from protocol.digest import canonical_json
 from protocol.errors import WireError
 from protocol.terms import SITE_NAME, ContributionKind
 
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 _HEX = re.compile(r"[0-9a-f]{64}")
 _SIGNATURE = re.compile(r"[0-9a-f]{128}")
 _MOST_COORDINATES = 2**28
@@ -29,6 +29,7 @@ NO_ENTRY = "0" * 64
 """The ledger entry of a contribution that promises nothing, and so was not charged."""
 _REMEDY = "Both ends must run the same Cloister."
 _INTRODUCED_AS = b"cloister introduction v1\0"
+_CONTRIBUTED_AS = b"cloister contribution v1\0"
 
 
 class RefusalReason(StrEnum):
@@ -138,7 +139,7 @@ class Contribution:
     def signed_bytes(self) -> bytes:
         """Return what the site signs: every header field but the signature, and the hash of the vector."""
         header = {name: value for name, value in _header(self).items() if name != "signature"}
-        return canonical_json(header | {"vector": vector_hash(self.vector)})
+        return _CONTRIBUTED_AS + canonical_json(header | {"vector": vector_hash(self.vector)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -148,7 +148,8 @@ class Roster:
             node_key: See `Member`.
 
         Raises:
-            ApprovalError: If the site is enrolled with another identity key, or a key is another site's.
+            ApprovalError: If the site is enrolled with another identity key, its node key was revoked, or a key is
+                another site's.
             WireError: If the node key is no EC P-384 public key.
         """
         present = self._store.one("SELECT identity_key FROM members WHERE name = ? AND revoked IS NULL", name)
@@ -158,6 +159,13 @@ class Roster:
                 remedy="Put back the site's key.pem; if it is lost, the coordinator must revoke the site first.",
             )
         keys = (identity_key, plain_node_key(node_key))
+        revoked = "SELECT 1 FROM members WHERE name = ? AND node_key = ? AND revoked IS NOT NULL"
+        if self._store.one(revoked, name, keys[1]) is not None:
+            # Flower never takes a key again that was unregistered.
+            raise ApprovalError(
+                f"{name} was revoked, and its node key with it.",
+                remedy="Delete node.key in the site's folder, and use the same code again: a new key is made.",
+            )
         statement = "SELECT 1 FROM members WHERE name != ? AND (identity_key = ? OR node_key = ?)"
         if self._store.one(statement, name, *keys) is not None:
             raise ApprovalError(

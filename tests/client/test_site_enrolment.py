@@ -444,6 +444,20 @@ def test_refused_renewal_leaves_the_present_certificate(coordinator, tmp_path):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_site_that_was_revoked_comes_back_with_a_new_node_key_and_its_identity(coordinator, tmp_path):
+    folder = tmp_path / "site"
+    enrol(folder, coordinator.invitation())
+    identity = (folder / "key.pem").read_bytes()
+    coordinator.roster.revoke("north")
+    again = coordinator.invitation()
+    with pytest.raises(InputError, match=r"was revoked.*Delete node\.key"):
+        enrol(folder, again)
+    (folder / "node.key").unlink()
+    enrol(folder, again)
+    assert (folder / "key.pem").read_bytes() == identity
+    assert coordinator.roster.by_certificate(digest(folder)).name == "north"
+
+
 def test_certificate_of_another_federation_is_told(coordinator, tmp_path):
     folder = tmp_path / "site"
     enrol(folder, coordinator.invitation())

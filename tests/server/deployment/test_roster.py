@@ -167,6 +167,18 @@ def test_revoked_site_may_come_back_with_new_keys(roster):
     assert [member.revoked is None for member in roster.members(include_revoked=True)] == [False, True]
 
 
+def test_node_key_that_was_revoked_is_not_taken_again(roster):
+    enrol(roster, "north", 1)
+    roster.revoke("north")
+    secret = roster.invite("north")
+    facts = {"identity_key": f"{1:064x}", "certificate": "d" * 64, "not_after": START + timedelta(days=365)}
+    with pytest.raises(ApprovalError, match=r"was revoked.*Delete node\.key"):
+        roster.redeem("north", secret, node_key=NODE_KEYS[1], **facts)
+    assert roster.is_invited("north", secret)
+    roster.redeem("north", secret, node_key=NODE_KEYS[2], **facts)
+    assert roster.member("north").identity_key == f"{1:064x}"
+
+
 @pytest.mark.parametrize("revoked", [False, True])
 def test_keys_are_one_sites(roster, revoked):
     enrol(roster, "north", 1)
