@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,13 +140,21 @@ def torture(federation: Loopback, job: Path) -> None:
 
 def kill(federation: Loopback, kind: Role, generator: np.random.Generator) -> None:
     """Kill one process of a kind, as soon as there is one; start again what nobody else starts, within a second."""
-    federation.wait(lambda: bool(of_kind(federation, kind)), f"there is a {kind}", patience=PATIENCE)
-    found = of_kind(federation, kind)
-    name, victim = found[generator.integers(len(found))]
-    os.kill(victim, signal.SIGKILL)
+    killed: list[str] = []
+
+    def found() -> bool:
+        # One that was listed may have ended by itself, as a server does whose SuperLink was killed just before.
+        if present := of_kind(federation, kind):
+            name, victim = present[generator.integers(len(present))]
+            with suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+                killed.append(name)
+        return bool(killed)
+
+    federation.wait(found, f"there is a {kind}", patience=PATIENCE)
     if kind in (Role.SUPERVISOR, Role.SITE):
         time.sleep(generator.uniform(0.0, 1.0))
-        (federation.coordinator if kind is Role.SUPERVISOR else federation.sites[name]).start()
+        (federation.coordinator if kind is Role.SUPERVISOR else federation.sites[killed[0]]).start()
 
 
 def of_kind(federation: Loopback, kind: Role) -> list[tuple[str, int]]:
