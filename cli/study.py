@@ -1,5 +1,6 @@
 """``cloister study``: write a study, see what it would promise before anything is trained, and sign it."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.coordinator.place import HERE, FolderOption, open_folder
-from cli.coordinator.signing import SitesOption, sign_for
+from cli.coordinator.signing import PLACEHOLDER_PURPOSE, SitesOption, sign_for
 from cli.result import print_json, print_statement
 from cli.rounds import announce
 from protocol.errors import CloisterError, InputError, StudyError
@@ -38,6 +39,9 @@ def new(
     dropouts: Annotated[int, typer.Option(min=0, help="With trust sum: sites that may drop out of a round.")] = 0,
     colluders: Annotated[int, typer.Option(min=0, help="With trust sum: sites that may collude.")] = 0,
     name: Annotated[str, typer.Option(help="Lower-case letters, digits and hyphens.")] = "my-study",
+    purpose: Annotated[
+        str, typer.Option(help="What the synthetic records are for, in one sentence: officers read it first.")
+    ] = PLACEHOLDER_PURPOSE,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write; it must not exist.")] = Path(
         "study.toml"
     ),
@@ -58,7 +62,7 @@ def new(
     batch = _BATCH if family == "vae" else _BATCH // 4
     privacy = {"epsilon": epsilon, "sample_rate": round(min(0.25, batch / records), 4), "unit": unit, "trust": trust}
     mapping = {
-        "study": {"name": name, "purpose": "Say in one sentence what the synthetic records are for."},
+        "study": {"name": name, "purpose": purpose},
         "schema": {"file": os.path.relpath(schema, output.parent)},
         "model": {"family": family},
         "training": training,
@@ -76,7 +80,8 @@ def new(
         output.unlink(missing_ok=True)
         raise
     _warn(found, schema)
-    sys.stdout.write(f"Written: {output}. Next: cloister study check {output}\n")
+    todo = " Write its purpose there." if purpose == PLACEHOLDER_PURPOSE else ""
+    sys.stdout.write(f"Written: {output}.{todo} Next: cloister study check {shlex.quote(str(output))}\n")
 
 
 @study.command(epilog="Example: cloister study check my-study.toml")
@@ -92,6 +97,8 @@ def check(
     found = Study.from_toml(path)
     plan, model = build_plan(found)
     _warn(found, path)
+    if found.purpose.strip() == PLACEHOLDER_PURPOSE:
+        announce(f"{path}: nobody wrote its purpose yet, and it is not signed before: officers read it first.")
     rounds = found.training.rounds
     statement = plan.statement(rounds=rounds, simulated=False)
     facts = {

@@ -14,7 +14,8 @@ from protocol.errors import InputError
 
 SITE, COORDINATOR = "site", "coordinator"
 _ACCOUNT = "cloister"
-_CONTAINER_USER = "10001:10001"
+CONTAINER_USER = "10001:10001"
+CONTAINER_EXEC = "podman exec -it cloister-site /opt/cloister/bin/cloister site"
 _HOMES = ("/home", "/root", "/run/user")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 
@@ -189,7 +190,7 @@ def container_command(*, folder: Path, owner: str | None, data: Path | None, pas
         passphrase: File with the passphrase; None where the keys have none.
     """
     words = ["podman", "run", "--detach", "--name", "cloister-site", "--restart", "always"]
-    words += ["--user", owner or _CONTAINER_USER, "--read-only", "--tmpfs", "/tmp:mode=1777"]  # noqa: S108 -- inside
+    words += ["--user", owner or CONTAINER_USER, "--read-only", "--tmpfs", "/tmp:mode=1777"]  # noqa: S108 -- inside
     words += ["--cap-drop", "all", "--security-opt", "no-new-privileges"]
     words += ["--volume", f"{folder}:/site"]
     if data is not None:

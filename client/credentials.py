@@ -29,11 +29,16 @@ from protocol.terms import SITE_NAME
 
 CREDENTIALS_VERSION = 1
 COORDINATOR_FILE, CA_FILE, CERTIFICATE_FILE, KEY_FILE = "coordinator.json", "ca.pem", "tls.pem", "tls.key"
+PRIVATE_FILES = ("key.pem", KEY_FILE, "node.key")
 _FILES = frozenset({COORDINATOR_FILE, CA_FILE, CERTIFICATE_FILE, KEY_FILE})
 _DRAFT, _READY, _LOCK = ".credentials.draft", ".credentials.ready", ".credentials.lock"
 _HEX = re.compile(r"[0-9a-f]{64}")
 _MOST_BYTES = 65_536
 _ENROL = "Enrol the site: `cloister site enroll CODE`, with a code of the coordinator's."
+ENROL_REMEDY = (
+    "If the site is enrolled, set CLOISTER_SITE to its folder in this terminal, or give --site; if not: "
+    "`cloister site enroll CODE`, with a code of the coordinator's."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +98,7 @@ class Enrolled:
             with path.open("rb") as file:
                 values = json.loads(file.read(_MOST_BYTES))
         except FileNotFoundError as error:
-            raise InputError(f"{path.parent} is not enrolled.", remedy=_ENROL) from error
+            raise InputError(f"{path.parent} is not enrolled.", remedy=ENROL_REMEDY) from error
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}.", remedy="Check the folder and who may read it.") from error
         except (ValueError, RecursionError) as error:
@@ -103,10 +108,23 @@ class Enrolled:
             raise InputError(f"{path} is not of version {CREDENTIALS_VERSION}.", remedy=_ENROL)
         return cls(**values)
 
+    @property
+    def address(self) -> str:
+        """Host and port of the gate, as people write them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
     def to_bytes(self) -> bytes:
         """Return the contents of ``coordinator.json``."""
         values: dict[str, Any] = {"version": CREDENTIALS_VERSION} | asdict(self)
         return canonical_json(values) + b"\n"
+
+
+def is_site(folder: Path) -> bool:
+    """Tell whether somebody enrolled in a folder, or began to; one that may not be looked into may be a site's."""
+    try:
+        return any((folder / name).exists() for name in (*PRIVATE_FILES, COORDINATOR_FILE))
+    except PermissionError:
+        return True
 
 
 @contextmanager

@@ -21,6 +21,7 @@ import httpx
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
@@ -49,6 +50,7 @@ from protocol.keys import create_ec_key, create_identity, new_ec_key, private_pe
 from protocol.plain_text import printable
 from protocol.tls import certificate_digest, check_dates, client_context
 
+_NODE_KEY_FILE = "node.key"
 _TIMEOUT_SECONDS = 20.0
 _MOST_SKEW = timedelta(minutes=5)
 _NEW_CODE = "Ask the coordinator for a new code."
@@ -73,7 +75,8 @@ class _Reply:
 def enrol(folder: Path, invitation: Invitation) -> Enrolled:
     """Enrol a site by its invitation.
 
-    Keys that the folder holds are kept: the ledger is signed with the identity key. A failed attempt leaves a
+    Keys that the folder holds are kept: the ledger is signed with the identity key. A node key alone is made anew,
+    where the coordinator says that it was revoked. A failed attempt leaves a
     folder in which the same code can be tried again, unless the coordinator took the code.
 
     Args:
@@ -95,17 +98,16 @@ def enrol(folder: Path, invitation: Invitation) -> Enrolled:
     with held(folder):
         _refuse_other(folder, invitation)
         identity = _kept(folder / "key.pem", read=read_identity, create=create_identity)
-        node = _kept(folder / "node.key", read=read_ec_key, create=lambda path: create_ec_key(path, bits=384))
         authority = _authority(invitation)
         key = new_ec_key(bits=256)
-        request = EnrolmentRequest.signed(
-            identity,
-            site=invitation.site,
-            secret=invitation.secret,
-            tls_request=_certificate_request(key, invitation.site),
-            node_key=node.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(),
-        )
-        answer = _redeem(invitation, request, authority)
+        asked = _certificate_request(key, invitation.site)
+        answer = _redeem(invitation, _request(folder, identity, invitation, asked), authority)
+        if answer is None:
+            # The site was revoked, and with it the key that its node is known by. Nothing else depends on that one.
+            (folder / _NODE_KEY_FILE).unlink()
+            answer = _redeem(invitation, _request(folder, identity, invitation, asked), authority)
+        if answer is None:
+            raise InputError("The coordinator refuses a key that was made just now.", remedy=_NEW_CODE)
         _check_answer(answer, key, site=invitation.site, federation=invitation.federation, authority=authority)
         enrolled = Enrolled(
             federation=invitation.federation,
@@ -197,8 +199,19 @@ def _authority(invitation: Invitation) -> x509.Certificate:
     return authority
 
 
-def _redeem(invitation: Invitation, request: EnrolmentRequest, authority: x509.Certificate) -> EnrolmentAnswer:
-    """Send the request to whoever the authority certifies as the host, and to nobody else."""
+def _request(folder: Path, identity: Ed25519PrivateKey, invitation: Invitation, tls_request: str) -> EnrolmentRequest:
+    node = _kept(folder / _NODE_KEY_FILE, read=read_ec_key, create=lambda path: create_ec_key(path, bits=384))
+    return EnrolmentRequest.signed(
+        identity,
+        site=invitation.site,
+        secret=invitation.secret,
+        tls_request=tls_request,
+        node_key=node.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(),
+    )
+
+
+def _redeem(invitation: Invitation, request: EnrolmentRequest, authority: x509.Certificate) -> EnrolmentAnswer | None:
+    """Send the request to whoever the authority certifies as the host; None if the node key was revoked."""
     place = _place(invitation.host, invitation.enrolment_port)
     with tempfile.TemporaryDirectory() as passing:
         ca = Path(passing) / CA_FILE
@@ -206,6 +219,8 @@ def _redeem(invitation: Invitation, request: EnrolmentRequest, authority: x509.C
         context = client_context(ca=ca)
     with _explained(place):
         reply = _exchange("POST", f"https://{place}{ENROL_PATH}", context=context, content=request.to_bytes())
+    if reply.status == httpx.codes.GONE:
+        return None
     if reply.status != httpx.codes.OK:
         raise _refused(reply)
     return EnrolmentAnswer.from_bytes(reply.body)

@@ -27,7 +27,10 @@ def site_settings(folder: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}.", remedy=f"Check {FOLDER_VARIABLE}.") from error
+        raise InputError(
+            f"{path}: {error.strerror}.",
+            remedy=f"Set {FOLDER_VARIABLE} to the site's folder in this terminal, or give --site.",
+        ) from error
     except ValueError as error:
         raise InputError(f"{path} is not TOML: {error}.", remedy="Mend it.") from error
     for place, known, needed in _TABLES:

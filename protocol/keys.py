@@ -50,7 +50,8 @@ def passphrase() -> bytes | None:
             found = Path(file).read_bytes().rstrip(b"\r\n")
         except OSError as error:
             raise InputError(
-                f"{PASSPHRASE_FILE_VARIABLE} names {file}: {error.strerror}.", remedy="Name a readable file."
+                f"{PASSPHRASE_FILE_VARIABLE} names {file}: {error.strerror}.",
+                remedy="Name a file that this account may read.",
             ) from error
     elif given is not None:
         found = os.fsencode(given)
@@ -222,4 +223,5 @@ def _read(path: Path, word: bytes | None) -> Any:
         return load_pem_private_key(pem, password=word)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         problem = "is damaged, or the passphrase is another" if locked else "is no private key"
-        raise InputError(f"{path} {problem}.", remedy="Put back the key that was made for this file.") from error
+        first = "Check the passphrase; if it is right: p" if locked else "P"
+        raise InputError(f"{path} {problem}.", remedy=f"{first}ut back the key that was made for this file.") from error

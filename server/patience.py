@@ -14,7 +14,7 @@ from server.roll_call import RollCall
 _LOGGER = logging.getLogger("cloister.server")
 _SLICE = 0.2
 _LONGEST_PAUSE = 30.0
-HERE, AWAY = "here", "away"
+HERE, AWAY, REFUSING = "here", "away", "away, or refuses"
 
 
 class Patience:
@@ -102,4 +102,6 @@ class Patience:
         message = f"{len(self._roll_call.cohort.nodes)} of {terms.sites} sites are here."
         if refusals:
             message += f" {len(refusals)} connected nodes have no place: {'; '.join(sorted(set(refusals.values())))}"
-        self.progress.tell(JobState.WAITING, sites=self.words({}), message=message)
+        # A node that refuses does not say whose it is: the site may be there, and have approved nothing yet.
+        unplaced = self._roll_call.names - set(self._roll_call.cohort.nodes) if refusals else frozenset()
+        self.progress.tell(JobState.WAITING, sites=self.words(dict.fromkeys(unplaced, REFUSING)), message=message)

@@ -1,5 +1,6 @@
 """Watching a study from its folder, as its server writes down how far it is."""
 
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -42,7 +43,7 @@ def follow(job: "Job", *, folder_words: str, quiet: bool, root: Path) -> None:
         raise FederationError(f"{job.name} {last.state} after round {last.round}: {last.message}", remedy=remedy)
     if not quiet:
         print_statement((job.release / "statement.txt").read_text(encoding="utf-8").splitlines())
-        sys.stdout.write(f"\nRelease: {job.release}\nNext: cloister verify {job.release}\n")
+        sys.stdout.write(f"\nRelease: {job.release}\nNext: cloister verify {shlex.quote(str(job.release))}\n")
 
 
 def _watch(job: "Job", *, quiet: bool) -> "Progress":

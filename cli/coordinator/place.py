@@ -1,5 +1,6 @@
 """Where the coordinator's folder is."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,4 +30,4 @@ def open_folder(root: Path) -> "CoordinatorFolder":
 
 def folder_words(root: Path) -> str:
     """Return how a next command names the folder; nothing where it need not."""
-    return "" if root == HERE else f" --folder {root}"
+    return "" if root == HERE else f" --folder {shlex.quote(str(root))}"

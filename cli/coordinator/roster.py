@@ -54,7 +54,4 @@ def revoke(
     if json_output:
         print_json({"revoked": name})
         return
-    sys.stdout.write(
-        f"{name} is revoked: its certificate opens nothing any more. To let it in again, invite it, and let it delete "
-        "its node.key before it enrols.\n"
-    )
+    sys.stdout.write(f"{name} is revoked: its certificate opens nothing any more. To let it in again, invite it.\n")

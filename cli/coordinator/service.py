@@ -16,7 +16,7 @@ def service(
     folder: FolderOption = HERE,
     user: Annotated[str | None, typer.Option(help="Account that owns the folder; its owner if not given.")] = None,
     passphrase_file: Annotated[
-        Path | None, typer.Option(help="File with the passphrase of the private keys, readable by root alone.")
+        Path | None, typer.Option(help="File with the passphrase of the private keys, readable by the account alone.")
     ] = None,
 ) -> None:
     """Print a systemd unit that may write the coordinator's folder and nothing else; nothing is installed."""

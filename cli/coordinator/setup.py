@@ -1,5 +1,6 @@
 """``cloister coordinator init``: an authority, keys and an empty roster."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -32,7 +33,7 @@ def init(
     made = CoordinatorFolder.create(
         folder, name=name, host=host, port=port, enrolment_port=enrolment_port, superlink_port=superlink_port
     )
-    fingerprint = made.authority().fingerprint
+    fingerprint, quoted = made.authority().fingerprint, shlex.quote(str(folder))
     if json_output:
         print_json({"folder": str(made.root), "federation": name, "ca_fingerprint": fingerprint})
         return
@@ -43,6 +44,6 @@ def init(
         f"  {port}  the gate: only sites with a certificate of this federation get past its handshake\n"
         f"  {enrolment_port}  enrolment: asks for a one-time code; may be closed when all sites are enrolled\n"
         f"Port {superlink_port} (Flower's SuperLink) listens on this machine's loopback device only.\n\n"
-        f"Next: cloister coordinator invite SITE ... --folder {folder}\n"
-        f"      cloister coordinator start --folder {folder}\n"
+        f"Next: cloister coordinator invite SITE ... --folder {quoted}\n"
+        f"      cloister coordinator start --folder {quoted}\n"
     )

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from protocol.errors import StudyError
+
 if TYPE_CHECKING:
     from protocol.signed_study import SignedStudy
     from server.deployment.folder import CoordinatorFolder
@@ -12,6 +14,9 @@ if TYPE_CHECKING:
 SitesOption = Annotated[
     str | None, typer.Option("--sites", metavar="NAME,NAME...", help="Sites that take part; all enrolled if not given.")
 ]
+
+
+PLACEHOLDER_PURPOSE = "Say in one sentence what the synthetic records are for."
 
 
 def sign_for(opened: "CoordinatorFolder", path: Path, *, sites: str | None) -> "SignedStudy":
@@ -23,7 +28,7 @@ def sign_for(opened: "CoordinatorFolder", path: Path, *, sites: str | None) -> "
         sites: Names, separated by commas; None for the study's own or all.
 
     Raises:
-        StudyError: If sites and study do not go together.
+        StudyError: If sites and study do not go together, or nobody wrote what the study is for.
         ApprovalError: If somebody else signed it.
     """
     from protocol.keys import public_hex
@@ -36,6 +41,11 @@ def sign_for(opened: "CoordinatorFolder", path: Path, *, sites: str | None) -> "
         study = found.study
     else:
         study = found
+    if study.purpose.strip() == PLACEHOLDER_PURPOSE:
+        raise StudyError(
+            f"{path}: purpose is {study.purpose!r}.",
+            remedy="Write what it is for: every site's officer reads it first.",
+        )
     names = None if sites is None else [name.strip() for name in sites.split(",") if name.strip()]
     with opened.roster() as roster:
         agreed = agreed_study(study, roster.members(), sites=names)

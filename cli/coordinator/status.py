@@ -28,7 +28,10 @@ def status(*, folder: FolderOption = HERE, json_output: JsonOption = False) -> N
     record = SupervisorRecord.read(opened.root) if running else None
     now = datetime.now(UTC)
     with opened.roster() as roster:
-        members = roster.members(include_revoked=True)
+        present = {member.name for member in roster.members()}
+        # One that came back under its name is told once.
+        members = [member for member in roster.members(include_revoked=True)
+                   if member.revoked is None or member.name not in present]  # fmt: skip
         invitations = roster.open_invitations()
     facts = {
         "federation": opened.name,
@@ -109,7 +112,8 @@ def _print_members(console: "Console", facts: dict[str, Any]) -> None:
         elif member["connected"]:
             state = "connected"
         else:
-            state = f"not connected, last seen {member['seen'] or 'never'}"
+            seen = f"last connected {member['seen']}" if member["seen"] else "its client was never started"
+            state = f"not connected, {seen}"
         left = member["certificate_left_days"]
         warning = "" if member["revoked"] or left > _SOON.days else ": invite it again" if left <= 0 else ": soon"
         console.print(

@@ -51,7 +51,10 @@ def stop(
     folder: FolderOption = HERE,
     json_output: JsonOption = False,
 ) -> None:
-    """Let a study rest after its round; ``run`` takes it up again, and nothing is charged twice."""
+    """Let a study rest after its round, and take its offer back.
+
+    ``run`` takes it up again, and nothing is charged twice.
+    """
     from server.deployment.jobs import find_job
 
     job = find_job(open_folder(folder).studies, name)
@@ -61,7 +64,7 @@ def stop(
     if json_output:
         print_json({"job": str(job.folder), "stopped": True})
         return
-    sys.stdout.write(f"{job.name} rests after its round. Run the study again to go on.\n")
+    sys.stdout.write(f"{job.name} rests after its round, and is not offered any more. Run the study again to go on.\n")
 
 
 def _job(opened: "CoordinatorFolder", signed: "SignedStudy") -> "Job":

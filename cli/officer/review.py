@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.officer.account import Account
+from cli.officer.columns import column_words, is_shortened
 from client.consent import Consent
 from client.policy import Policy
 from privacy import wording
@@ -15,15 +16,14 @@ from protocol.fingerprint import VERSION, code_fingerprint
 from protocol.keys import public_hex
 from protocol.signed_study import SignedStudy
 from protocol.study import Study
-from protocol.terms import ContributionKind, Trust
-from records.column import Column
+from protocol.terms import ContributionKind, Trust, Unit
 from records.schema import Schema
 
 _KINDS = {
     ContributionKind.GRADIENTS: "one clipped and noised sum of gradients per round",
     ContributionKind.UPDATES: "one bounded change of the model's weights per round, trained with noise in every step",
 }
-_DIGITS = 12
+_PLURALS = {Unit.RECORD: "records", Unit.PERSON: "people"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,13 @@ class Review:
 
 
 def review(
-    asked: Study | SignedStudy, *, account: Account, policy: Policy, policy_file: Path, earlier: Consent | None
+    asked: Study | SignedStudy,
+    *,
+    account: Account,
+    policy: Policy,
+    policy_file: Path,
+    earlier: Consent | None,
+    every_category: bool = False,
 ) -> Review:
     """Put a study before an officer; no record is read.
 
@@ -54,6 +60,7 @@ def review(
         policy: The site's policy.
         policy_file: Where it stands, for the numbers of its lines.
         earlier: The site's consent to this study, if there is one.
+        every_category: Whether long lists of categories are shown in full.
 
     Raises:
         AccountingError: If no noise meets the study's target, or the accountants disagree.
@@ -84,7 +91,8 @@ def review(
         sections=(
             ("Study", _head(study, signer)),
             ("What is learnt", _learnt(study)),
-            ("From", _columns(Schema.from_mapping(study.schema), account)),
+            ("From", _columns(Schema.from_mapping(study.schema), account, every_category=every_category)),
+            ("Called public", _public(study)),
             ("Protects", _protection(plan)),
             ("Budget here", budget),
             ("Sites", _sites(study)),
@@ -110,9 +118,11 @@ def _learnt(study: Study) -> tuple[str, ...]:
     )
 
 
-def _columns(schema: Schema, account: Account) -> tuple[str, ...]:
-    columns = ", ".join(_column(column, schema) for column in schema.columns)
-    found = [f"{len(schema.columns)} columns of {account.opening.data_set!r}: {columns}."]
+def _columns(schema: Schema, account: Account, *, every_category: bool) -> tuple[str, ...]:
+    found = [f"{len(schema.columns)} columns of {account.opening.data_set!r}:"]
+    found += [column_words(column, schema, full=every_category) for column in schema.columns]
+    if not every_category and any(map(is_shortened, schema.columns)):
+        found.append("Every category: cloister site approve STUDY --columns.")
     if schema.drop:
         found.append(f"Left out, whatever they hold: {', '.join(schema.drop)}.")
     if schema.person is not None:
@@ -125,8 +135,15 @@ def _columns(schema: Schema, account: Account) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _column(column: Column, schema: Schema) -> str:
-    return f"{column.name} ({column.kind}{', the target' if column.name == schema.target else ''})"
+def _public(study: Study) -> tuple[str, ...]:
+    """Say which numbers anybody may see, and how each is used."""
+    unit = study.privacy.unit
+    return (
+        f"About {study.federation.public_records:,} {_PLURALS[unit]} at all sites together (public_records), and the"
+        " bounds and categories above: whoever gets the release sees them, and none may have been read off records.",
+        f"In every step each {unit} takes part with probability {study.privacy.sample_rate:g} (sample_rate), drawn"
+        " secretly here; how many there really are is never used or told.",
+    )
 
 
 def _protection(plan: PrivacyPlan) -> tuple[str, ...]:

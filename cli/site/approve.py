@@ -1,12 +1,13 @@
 """``cloister site approve``: read in plain words what a study would learn and cost, and consent to it, or not."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.site.folder import HERE, SiteFolder
+from cli.site.folder import HERE, SiteFolder, check_account, check_site, folder_words
 from protocol.errors import ApprovalError, InputError
 from protocol.plain_text import printable
 
@@ -37,6 +38,7 @@ def approve(
     name: Annotated[
         str | None, typer.Option("--name", metavar="WHO", help="Who decides; your account's name if not given.")
     ] = None,
+    columns: Annotated[bool, typer.Option("--columns", help="Show long lists of categories in full.")] = False,
     withdraw: Annotated[
         str | None, typer.Option("--withdraw", metavar="HASH", help="Withdraw the approval of a study.")
     ] = None,
@@ -47,6 +49,8 @@ def approve(
     """
     from client.consent import person
 
+    check_site(site)
+    check_account(site)
     who = person() if name is None else name.strip()
     if withdraw is not None:
         if study is not None:
@@ -55,10 +59,10 @@ def approve(
     elif study is None:
         _list(site)
     else:
-        _approve(site, study, who=who, yes=yes)
+        _approve(site, study, who=who, yes=yes, every_category=columns)
 
 
-def _approve(folder: Path, wanted: str, *, who: str, yes: bool) -> None:
+def _approve(folder: Path, wanted: str, *, who: str, yes: bool, every_category: bool) -> None:
     from cli.officer.account import Account
     from cli.officer.offers import find_study
     from cli.officer.review import review
@@ -81,6 +85,7 @@ def _approve(folder: Path, wanted: str, *, who: str, yes: bool) -> None:
         policy=policy,
         policy_file=folder / "policy.toml",
         earlier=earlier.get(plain.hash),
+        every_category=every_category,
     )
     _show(found, trouble)
     if found.faults:
@@ -99,7 +104,10 @@ def _approve(folder: Path, wanted: str, *, who: str, yes: bool) -> None:
         ceilings=policy.ceilings(plain.privacy.relation),
     )
     written = consent.write(folder / "approvals")
-    sys.stdout.write(f"Approved. The signed consent is {written}\n")
+    sys.stdout.write(
+        f"Approved. The signed consent is {written}\n"
+        f"Next: cloister site doctor{folder_words(folder)}   (holds the records against the study, before it begins)\n"
+    )
 
 
 def _withdraw(folder: Path, wanted: str, *, who: str, yes: bool) -> None:
@@ -151,7 +159,12 @@ def _list(folder: Path) -> None:
         sys.stdout.write(
             f"{signed.study.hash[:12]}  {state:25}{signed.study.name}: {printable(signed.study.purpose)}\n"
         )
-    waiting = [signed.study.name for signed in offered if signed.study.hash not in consents]
+    names = Counter(signed.study.name for signed in offered)
+    waiting = [
+        signed.study.name if names[signed.study.name] == 1 else signed.study.hash[:12]
+        for signed in offered
+        if signed.study.hash not in consents
+    ]
     if not offered:
         sys.stdout.write(f"{enrolment.federation} has no study for this site now.\n")
     elif waiting:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = "\b\nExamples:\n  cloister site egress\n  cloister site egress --all --verify"
 _SHOWN = 20
+_WIDE = 100
+_NARROW = {"time (UTC)": 10, "what": 12, "noise": 5}  # a date; "introduction"; "whole"
 _AGREES = "The ledger: every contribution in the record was paid for and sealed, and every seal has its line."
 
 
@@ -89,9 +91,10 @@ def _print(shown: "tuple[EgressLine, ...]", lines: "tuple[EgressLine, ...]") -> 
     title = None if len(shown) == len(lines) else f"The last {len(shown)} of {len(lines)} messages"
     table = Table(title=title, box=None, padding=(0, 1, 0, 0))
     for heading in ("time (UTC)", "what", "study", "round", "bytes", "norm", "noise", "entry", "SHA-256"):
-        # On a narrow terminal cells are folded: no figure may be cut off.
+        # On a narrow terminal cells are folded, between words: no figure may be cut off.
         right = heading in ("round", "bytes", "norm", "noise")
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+        width = _NARROW.get(heading) if console.width < _WIDE else None
+        table.add_column(heading, justify="right" if right else "left", overflow="fold", width=width)
     for line in shown:
         table.add_row(*_cells(line))
     console.print(table)

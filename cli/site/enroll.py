@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import re
 import stat
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 
 from cli.result import print_json
 from cli.rounds import announce
-from cli.site.folder import HERE, SiteFolder, folder_words
+from cli.site.folder import HERE, SiteFolder, check_account, folder_words
 from protocol.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ EXAMPLES = (
     "\n  cloister site enroll CODE --data 'postgresql+psycopg://reader@db/hospital#public.visits' --set visits"
 )
 RENEW_EXAMPLES = "\b\nExample:\n  cloister site renew"
+_DELTA = 1e-6
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+_OPTIONS = {"location": "--data", "data_set": "--set", "device": "--device", "epsilon": "--epsilon", "delta": "--delta"}
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -41,8 +45,10 @@ def enroll(
     epsilon: Annotated[
         float | None, typer.Option(help="Your ceiling on all that is ever released about the data set.")
     ] = None,
-    delta: Annotated[float, typer.Option(help="The delta at which the ceiling is held.")] = 1e-6,
-    device: Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")] = "cpu",
+    delta: Annotated[
+        float | None, typer.Option(help="The delta at which the ceiling is held; 1e-6 if not given.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Where to compute: cpu, cuda or cuda:1; cpu if not given.")] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Make a site's folder: keys, certificate, settings, an empty ledger, and your own policy.
@@ -60,17 +66,22 @@ def enroll(
     # Whatever can be refused is refused before the code is used up.
     location = None if data is None else data_source(data)
     named = check_data_set_name(data_set or _set_name(data or "records"))
+    held_at = _DELTA if delta is None else delta
     if epsilon is not None:
-        Policy(epsilon=epsilon, delta=delta)
+        Policy(epsilon=epsilon, delta=held_at)
+    if device is not None and not _DEVICE.fullmatch(device):
+        raise InputError(f"The device is {device!r}.", remedy="Use cpu, cuda, or cuda:1 for the second GPU.")
+    check_account(folder)
     _refuse_an_old_passphrase(folder)
+    _refuse_other_values(folder, location=location, data_set=data_set, device=device, epsilon=epsilon, delta=delta)
     _make_private(folder)
     enrolled = _enrolled(folder, invitation)
     made = []
     if location is not None:
-        what = {"name": enrolled.site, "location": location, "data_set": named, "device": device}
+        what = {"name": enrolled.site, "location": location, "data_set": named, "device": device or "cpu"}
         made += ["site.toml", "ledger.sqlite"] if found_data_set(folder, **what) else []
     if epsilon is not None and not (folder / "policy.toml").exists():
-        write_policy(folder / "policy.toml", epsilon=epsilon, delta=delta)
+        write_policy(folder / "policy.toml", epsilon=epsilon, delta=held_at)
         made.append("policy.toml")
     missing = [name for name in ("site.toml", "policy.toml") if not (folder / name).exists()]
     if json_output:
@@ -125,6 +136,38 @@ def _refuse_an_old_passphrase(folder: Path) -> None:
         read_identity(folder / "key.pem")
 
 
+def _refuse_other_values(folder: Path, **given: str | float | None) -> None:
+    """Refuse what differs from what the folder's files say: they would stay as they are, and the value be forgotten.
+
+    Args:
+        folder: The site's folder.
+        given: Values of options by name; None where an option was not given.
+
+    Raises:
+        InputError: Naming option and file.
+    """
+    from client.policy import Policy
+    from client.settings import data_location, site_settings
+
+    present: dict[str, tuple[str, str | float]] = {}
+    if (folder / "site.toml").exists():
+        found = site_settings(folder)
+        present |= {
+            "location": ("site.toml", data_location(folder, found)),
+            "data_set": ("site.toml", str(found["data"]["set"])),
+            "device": ("site.toml", str(found.get("device", "cpu"))),
+        }
+    if (folder / "policy.toml").exists():
+        policy = Policy.from_toml(folder / "policy.toml")
+        present |= {"epsilon": ("policy.toml", policy.epsilon), "delta": ("policy.toml", policy.delta)}
+    for name, (file, value) in present.items():
+        if given[name] is not None and given[name] != value:
+            raise InputError(
+                f"{_OPTIONS[name]} is {given[name]}, and {folder / file} says {value}.",
+                remedy=f"Leave the option out; to change it, edit {file}. The code was not used.",
+            )
+
+
 def _make_private(folder: Path) -> None:
     """Let nobody else enter the folder: logs and answers in it are nobody's business, whatever their own mode is.
 
@@ -156,7 +199,7 @@ def _facts(folder: Path, enrolled: "Enrolled", *, made: list[str], missing: list
         "folder": str(folder),
         "site": enrolled.site,
         "federation": enrolled.federation,
-        "coordinator": f"{enrolled.host}:{enrolled.port}",
+        "coordinator": enrolled.address,
         "made": made,
         "missing": missing,
     }
@@ -188,7 +231,7 @@ def _tell(folder: Path, enrolled: "Enrolled", *, made: list[str], missing: list[
     until = read_certificate(folder / "tls.pem").not_valid_after_utc
     kept = "under your passphrase" if passphrase() else "without a passphrase"
     lines = [
-        f"{enrolled.site} is enrolled in {enrolled.federation}, coordinator {enrolled.host}:{enrolled.port}; "
+        f"{enrolled.site} is enrolled in {enrolled.federation}, coordinator {enrolled.address}; "
         f"certificate until {until:%d %B %Y}.",
         f"In {folder}:",
         f"  {'key.pem tls.key node.key':26}the private keys, {kept}; they never leave this machine",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.result import print_json
-from cli.site.folder import HERE, SiteFolder
+from cli.site.folder import HERE, SiteFolder, check_account
 from protocol.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def policy(
     if (epsilon is None) != (delta is None) or (epsilon is None and yearly_epsilon is not None):
         raise InputError("A ceiling is epsilon and delta.", remedy="Give --epsilon and --delta together.")
     if epsilon is not None:
+        check_account(site)
         write_policy(path, epsilon=epsilon, delta=delta, yearly_epsilon=yearly_epsilon)
         sys.stderr.write(f"cloister: written: {path}\n")
     found = Policy.from_toml(path)

@@ -1,5 +1,6 @@
 """``cloister site service``: what keeps a site's client running, printed for an administrator to read and install."""
 
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli.site.folder import HERE, SiteFolder
+from cli.site.folder import HERE, SiteFolder, check_site
 from protocol.errors import InputError
 
 EXAMPLES = (
@@ -29,7 +30,7 @@ def service(
     site: SiteFolder = HERE,
     user: Annotated[str | None, typer.Option(help="Account that owns the folder; its owner if not given.")] = None,
     passphrase_file: Annotated[
-        Path | None, typer.Option(help="File with the passphrase of the private keys, readable by root alone.")
+        Path | None, typer.Option(help="File with the passphrase of the private keys, readable by the account alone.")
     ] = None,
 ) -> None:
     """Print a systemd unit, or a Containerfile and the command that runs it; nothing is installed.
@@ -40,13 +41,14 @@ def service(
     from cli.templates import SITE, Service, containerfile, installed_command, owner_of, systemd_unit
 
     folder = site.absolute()
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder.", remedy="Enrol first: cloister site enroll CODE.")
+    check_site(folder)
     passphrase = None if passphrase_file is None else passphrase_file.absolute()
+    if passphrase is not None and not passphrase.is_file():
+        raise InputError(f"{passphrase}: there is no such file.", remedy="Make it, with the keys' passphrase, first.")
     device, records = _from_settings(folder)
     if kind is Kind.CONTAINER:
         sys.stdout.write(containerfile())
-        sys.stdout.write(f"# Run it:\n#   {_run(folder, records, passphrase)}\n")
+        sys.stdout.write(_how_to_run(folder, records, passphrase))
         return
     unit = Service(
         role=SITE,
@@ -60,14 +62,33 @@ def service(
     sys.stdout.write(systemd_unit(unit))
 
 
+def _how_to_run(folder: Path, records: Path | None, passphrase: Path | None) -> str:
+    """Say how the container is run, which account must be able to read what, and how other commands are given in it."""
+    from cli.templates import CONTAINER_EXEC, CONTAINER_USER
+
+    user = _container_owner(folder) or CONTAINER_USER
+    lines = ["# Run it:", f"#   {_run(folder, records, passphrase)}"]
+    if records is not None:
+        lines.append(f"# The account {user} must be able to read the records.")
+    if passphrase is not None:
+        word = shlex.quote(str(passphrase))
+        lines += [f"# The account {user} reads the passphrase:", f"#   chown {user} {word} && chmod 400 {word}"]
+    lines += ["# Other commands while it runs, such as the doctor, or an officer's decision:"]
+    return "\n".join([*lines, f"#   {CONTAINER_EXEC} doctor", f"#   {CONTAINER_EXEC} approve STUDY", ""])
+
+
 def _run(folder: Path, records: Path | None, passphrase: Path | None) -> str:
     from cli.templates import container_command
 
-    owner = folder.stat()
-    # A container that ran as root would undo what it is for: the folder has to be given away first.
-    given = f"{owner.st_uid}:{owner.st_gid}" if owner.st_uid else None
+    given = _container_owner(folder)
     command = container_command(folder=folder, owner=given, data=records, passphrase=passphrase)
-    return command if given else f"chown -R 10001:10001 {folder} && {command}"
+    return command if given else f"chown -R 10001:10001 {shlex.quote(str(folder))} && {command}"
+
+
+def _container_owner(folder: Path) -> str | None:
+    """Return whom the folder belongs to; None for root: as root, a container would undo what it is for."""
+    owner = folder.stat()
+    return f"{owner.st_uid}:{owner.st_gid}" if owner.st_uid else None
 
 
 def _from_settings(folder: Path) -> tuple[str, Path | None]:

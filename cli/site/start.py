@@ -6,12 +6,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.site.folder import HERE, SiteFolder
 from protocol.errors import InputError
+
+if TYPE_CHECKING:
+    from client.doctor import Finding
 
 EXAMPLES = "\b\nExamples:\n  cloister site start\n  cloister site start --site /srv/cloister --verbose"
 
@@ -42,6 +45,8 @@ def _refuse_what_cannot_work(folder: Path) -> None:
     from client.doctor import State, local_findings
 
     found = list(local_findings(folder))
+    if not any(finding.state is State.FAILED for finding in found):
+        found += _source_of_approved(folder)
     tell(finding for finding in found if finding.state is not State.OK)
     failures = [finding.check for finding in found if finding.state is State.FAILED]
     if failures:
@@ -49,6 +54,14 @@ def _refuse_what_cannot_work(folder: Path) -> None:
             f"The client was not started; failed: {', '.join(failures)}.",
             remedy="Do what is said above; cloister site doctor examines everything.",
         )
+
+
+def _source_of_approved(folder: Path) -> "list[Finding]":
+    """Examine whether the records can be opened, where a study is approved: otherwise the other sites pay in vain."""
+    from client.doctor import State
+    from client.doctor.studies import check_approvals, check_source  # Arrow: slow to import
+
+    return [check_source(folder)] if check_approvals(folder).state is State.OK else []
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def site_facts(folder: Path) -> dict[str, Any]:
     return {
         "site": enrolled.site,
         "federation": enrolled.federation,
-        "coordinator": f"{enrolled.host}:{enrolled.port}",
+        "coordinator": enrolled.address,
         "running": is_running(folder),
         "enrolled": since.isoformat(timespec="seconds"),
         "certificate_until": read_certificate(folder / "tls.pem").not_valid_after_utc.isoformat(timespec="seconds"),

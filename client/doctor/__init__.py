@@ -6,6 +6,7 @@ One function per check; each returns a `Finding` and changes nothing.
 from collections.abc import Iterator
 from pathlib import Path
 
+from client.credentials import is_site
 from client.doctor.finding import Finding, State
 from client.doctor.folder import (
     check_certificate,
@@ -29,7 +30,7 @@ def local_findings(folder: Path) -> Iterator[Finding]:
     """
     found = check_folder(folder)
     yield found
-    if not folder.is_dir():
+    if not (folder.is_dir() and is_site(folder)):
         return
     yield check_disk(folder)
     yield check_enrolment(folder)
@@ -50,7 +51,7 @@ def examine(folder: Path) -> Iterator[Finding]:
     from client.doctor.studies import study_findings  # Arrow and PyTorch: slow to import
 
     yield from local_findings(folder)
-    if not folder.is_dir():
+    if not (folder.is_dir() and is_site(folder)):
         return
     yield from network_findings(folder)
     yield from study_findings(folder)

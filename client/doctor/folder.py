@@ -1,6 +1,7 @@
 """What can be examined without the network and without a record: files, keys, certificate, room, policy, ledger."""
 
 import os
+import shlex
 import shutil
 import stat
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import Certificate
 
-from client.credentials import COORDINATOR_FILE, Enrolled
+from client.credentials import COORDINATOR_FILE, ENROL_REMEDY, PRIVATE_FILES, Enrolled, is_site
 from client.doctor.finding import Finding, failed, warning, well
 from client.policy import Policy
 from client.settings import ledger_path, site_settings
@@ -19,7 +20,6 @@ from protocol.errors import CloisterError, InputError
 from protocol.keys import PASSPHRASE_FILE_VARIABLE, passphrase, read_ec_key, read_identity
 from protocol.tls import certificate_digest, read_certificate
 
-SECRETS = ("key.pem", "tls.key", "node.key")
 _FOLDERS = ("approvals", "outbox", "sums", "transcripts")
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _ENROL = "Enrol this folder: cloister site enroll CODE (the coordinator gives the code)."
@@ -34,7 +34,10 @@ def check_folder(folder: Path) -> Finding:
     """Find a folder that is not there, belongs to somebody else, or lets others read what is private."""
     check = "folder"
     if not folder.is_dir():
-        return failed(check, f"{folder} is no folder.", remedy=f"Give --site or set CLOISTER_SITE. {_ENROL}")
+        return failed(check, f"{folder} is no folder.", remedy=ENROL_REMEDY)
+    if not is_site(folder):
+        # Before anything else: what is advised for a site's folder would wreck another one.
+        return failed(check, f"{folder} is not a site's folder: nobody enrolled in it.", remedy=ENROL_REMEDY)
     owner = folder.stat().st_uid
     if owner != os.getuid():
         return failed(
@@ -42,15 +45,15 @@ def check_folder(folder: Path) -> Finding:
             f"{folder} belongs to user {owner}, and this runs as user {os.getuid()}.",
             remedy="Run as the owner: files made by somebody else stop the client.",
         )
-    ours = [folder, *(folder / name for name in (*_FOLDERS, *SECRETS))]
+    ours = [folder, *(folder / name for name in (*_FOLDERS, *PRIVATE_FILES))]
     found = [path for path in ours if _mode(path) & _OTHERS]
     if found:
         said = ", ".join(str(path) for path in found)
         return failed(
             check,
             f"Other accounts of this machine may enter or read: {said}.",
-            remedy=f"chmod -R go= {folder}; if others could log in here meanwhile, tell the coordinator to revoke the "
-            "site, and enrol anew.",
+            remedy=f"{shlex.join(['chmod', 'go=', *map(str, found)])}; if others could log in here meanwhile, tell the "
+            "coordinator to revoke the site, and enrol anew.",
         )
     return well(check, f"{folder} is private to its owner.")
 
@@ -62,7 +65,7 @@ def _mode(path: Path) -> int:
 def check_keys(folder: Path) -> Finding:
     """Find keys that are missing or that the passphrase does not open."""
     check = "keys"
-    missing = [name for name in SECRETS if not (folder / name).exists()]
+    missing = [name for name in PRIVATE_FILES if not (folder / name).exists()]
     if missing:
         return failed(check, f"{', '.join(missing)} is missing.", remedy=_ENROL)
     try:
@@ -74,7 +77,9 @@ def check_keys(folder: Path) -> Finding:
         return failed(check, error.problem, remedy=error.remedy)
     named = os.environ.get(PASSPHRASE_FILE_VARIABLE)
     if named and Path(named).stat().st_mode & stat.S_IRWXO:
-        return warning(check, f"Everybody may read the passphrase in {named}.", remedy=f"chmod o= {named}")
+        return warning(
+            check, f"Everybody may read the passphrase in {named}.", remedy=shlex.join(["chmod", "o=", named])
+        )
     if word is None:
         return well(check, "All three keys can be read; they have no passphrase, only their file permissions.")
     return well(check, "All three keys open with the passphrase.")
@@ -140,7 +145,7 @@ def check_enrolment(folder: Path) -> Finding:
         known = Enrolled.read(folder)
     except InputError as error:
         return failed(check, error.problem, remedy=error.remedy)
-    return well(check, f"Site {known.site} of federation {known.federation}, coordinator {known.host}:{known.port}.")
+    return well(check, f"Site {known.site} of federation {known.federation}, coordinator {known.address}.")
 
 
 def check_disk(folder: Path) -> Finding:
@@ -199,6 +204,8 @@ def check_policy(folder: Path) -> Finding:
 def check_ledger(folder: Path) -> Finding:
     """Find a ledger that is missing, damaged, of another key or of another data set; the whole chain is read."""
     check = "ledger"
+    if not (folder / "site.toml").exists():
+        return failed(check, "It was not looked at: site.toml names it.", remedy="Mend the settings first.")
     try:
         settings, key = site_settings(folder), read_identity(folder / "key.pem")
         path, data_set = ledger_path(folder, settings), str(settings["data"]["set"])

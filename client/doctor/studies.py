@@ -13,6 +13,9 @@ from privacy.plan import PrivacyPlan
 from protocol.errors import ApprovalError, CloisterError
 from protocol.keys import read_identity
 from records.dataset import load_records
+from records.schema import Format
+from records.sources import open_location
+from records.sources.form import sniffed_form
 from strategies.study_model import study_schema
 
 
@@ -27,7 +30,8 @@ def check_approvals(folder: Path) -> Finding:
         return warning(
             check,
             "No study is approved: the client waits, and takes part in nothing.",
-            remedy="When the coordinator offers one: cloister site approve STUDY.",
+            remedy="When the coordinator offers one: cloister site approve STUDY; then run the doctor again, which "
+            "holds the records against it.",
         )
     names = ", ".join(sorted(consent.study.name for consent in consents))
     return well(check, f"Approved: {names}; every approval carries this site's signature.")
@@ -82,8 +86,36 @@ def check_records(folder: Path, consent: Consent) -> Finding:
     return well(check, f"All {len(records):,} records fit the study's schema (the number stays here).")
 
 
+def check_source(folder: Path) -> Finding:
+    """Find records that cannot be opened, whatever study may come."""
+    check = "records"
+    try:
+        location = data_location(folder, site_settings(folder))
+        columns = len(open_location(location, form=_form(folder, location), drop=()).column_names())
+    except CloisterError as error:
+        return failed(check, error.problem, remedy=f"{error.remedy} site.toml says where the records are.")
+    said = f"The records can be opened, and have {columns} column{'' if columns == 1 else 's'}"
+    if columns == 1:
+        remedy = "If there are more: a file has their names in its first line, and a separator between them."
+        return warning(check, f"{said}.", remedy=remedy)
+    return well(check, f"{said}; whether they fit is examined against approved studies.")
+
+
+def _form(folder: Path, location: str) -> Format:
+    """Return how a file of records is written: as an approved study says, else as it looks."""
+    try:
+        approved = list(read_approvals(folder).consents.values())
+    except CloisterError:
+        approved = []  # said by the check of the approvals
+    if approved:
+        return study_schema(approved[0].study).format
+    return sniffed_form(location) if Path(location).is_file() else Format()
+
+
 def study_findings(folder: Path) -> Iterator[Finding]:
-    """Examine the approvals, and for each approved study code, policy and records."""
+    """Examine records and approvals, and for each approved study code, policy and what it asks of the records."""
+    if (folder / "site.toml").exists():
+        yield check_source(folder)
     first = check_approvals(folder)
     yield first
     if first.state is not State.OK:

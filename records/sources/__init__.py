@@ -61,6 +61,8 @@ def open_location(location: str | Path, *, form: Format, drop: tuple[str, ...]) 
     if _SQL in str(location):
         return SqlSource(str(location), drop)
     path = Path(location)
+    if path.is_dir():
+        raise RecordsError(f"{path.name}: is a folder.", remedy="Give the file of the records in it.")
     if not path.is_file():
         raise RecordsError(f"{path.name}: there is no such file.", remedy="Check the path.")
     ending = (path.with_suffix("") if path.suffix == _COMPRESSED else path).suffix.lower()

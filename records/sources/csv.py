@@ -3,8 +3,11 @@
 import csv
 import io
 import itertools
-from collections.abc import Iterator
+import threading
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,8 +15,10 @@ import pyarrow.csv as arrow_csv
 
 from protocol.errors import RecordsError
 from records.schema import Format
+from records.sources.source import forbidden
 
 BLOCK_BYTES = 4 << 20
+_RELEASE_SECONDS = 10.0
 SEPARATORS = (",", ";", "\t", "|", " ")
 
 
@@ -36,6 +41,14 @@ class CsvSource:
         """Name of the file."""
         return self.path.name
 
+    def column_names(self) -> tuple[str, ...]:
+        """Read the first line, or take the names that the form gives.
+
+        Raises:
+            RecordsError: The file is empty, of another encoding, or not separated as the form says.
+        """
+        return tuple(self._names()[0])
+
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Read the file; every column is text, an empty field is an empty text.
 
@@ -47,15 +60,21 @@ class CsvSource:
         """
         names, lines = self._names()
         ragged = _RaggedRows()
+        released = threading.Event()
+        released.set()  # nothing is lent yet
         kept = [name for name in names if name not in self.drop]
         last = ""
         try:
-            for batch in self._reader(names, lines, ragged):
+            for batch in self._reader(names, lines, ragged, released):
                 if batch.num_rows:
                     last = batch.column(names[-1])[-1].as_py()
                 yield batch.select(kept)
         except (pa.ArrowInvalid, OSError, UnicodeError, LookupError) as error:
             raise self._unreadable(error) from None  # Arrow's own message quotes values
+        finally:
+            # A reader that failed lives on in Arrow's own thread for a moment. If Python ends meanwhile, letting go of
+            # what Python lent it aborts the process, whatever its exit status was to be.
+            released.wait(_RELEASE_SECONDS)
         if ragged.count:
             raise RecordsError(
                 f"{self.name}: {ragged.count:,} rows have another number of fields than {len(names)}.",
@@ -64,7 +83,9 @@ class CsvSource:
         if "\n" in last or "\r" in last:
             self._check_closed()
 
-    def _reader(self, names: list[str], lines: int, ragged: "_RaggedRows") -> arrow_csv.CSVStreamingReader:
+    def _reader(
+        self, names: list[str], lines: int, ragged: "_RaggedRows", released: threading.Event
+    ) -> arrow_csv.CSVStreamingReader:
         # The last column is read even when it is dropped: an open quotation mark swallows lines into it.
         wanted = [name for name in names[:-1] if name not in self.drop] + names[-1:]
         return arrow_csv.open_csv(
@@ -76,7 +97,7 @@ class CsvSource:
                 delimiter=self.form.separator,
                 quote_char=self.form.quote or False,
                 newlines_in_values=bool(self.form.quote),
-                invalid_row_handler=ragged.skip,
+                invalid_row_handler=_lent(ragged.skip, released),
             ),
             convert_options=arrow_csv.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.string()),
@@ -115,11 +136,15 @@ class CsvSource:
         return names, lines
 
     def _check_separator(self, found: int, wanted: int, fields: list[str]) -> None:
-        likely = max(SEPARATORS, key=fields[0].count)
+        # A blank comes last: names of columns may hold some.
+        likely = max(
+            SEPARATORS, key=lambda character: (character != " " and character in fields[0], fields[0].count(character))
+        )
         if found == 1 and wanted > 1 and fields[0].count(likely):
             raise RecordsError(
                 f"{self.name}: separator {self.form.separator!r} does not occur in the first line.",
-                remedy=f"Set separator = {_toml_text(likely)} in [format] of the schema.",
+                remedy=f"Write the file with the separator {self.form.separator!r}; or, where the schema is yours to "
+                f"change, set separator = {_toml_text(likely)} in its [format].",
             )
 
     def _first_record(self) -> tuple[list[str], int]:
@@ -146,6 +171,8 @@ class CsvSource:
 
     def _unreadable(self, error: Exception) -> RecordsError:
         text = str(error)
+        if (found := forbidden(self.path, error)) is not None:
+            return found
         if isinstance(error, UnicodeError) or "UTF8" in text:
             return RecordsError(
                 f"{self.name}: the text is not {self.form.encoding}.",
@@ -155,8 +182,16 @@ class CsvSource:
             return RecordsError(f"{self.name}: holds no records.", remedy="Give a file with records below its header.")
         return RecordsError(
             f"{self.name}: cannot be read as separated text ({type(error).__name__}).",
-            remedy="Check that the file is whole, and separator, quote and encoding in [format].",
+            remedy="Check that the file is whole, and written as [format] of the study's schema says.",
         )
+
+
+def _lent(handler: Callable[[object], str], released: threading.Event) -> Callable[[object], str]:
+    """Return a handler of its own for one reader; the event is set when nobody holds it any more."""
+    lent = partial(handler)
+    released.clear()
+    weakref.finalize(lent, released.set).atexit = False
+    return lent
 
 
 class _RaggedRows:

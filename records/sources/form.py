@@ -9,6 +9,7 @@ from pathlib import Path
 from protocol.errors import RecordsError
 from records.schema import Format
 from records.sources.csv import SEPARATORS, dialect, open_text
+from records.sources.source import forbidden
 
 SAMPLE_LINES = 200
 _MOST_SKIPPED = 5
@@ -58,6 +59,8 @@ def _sample(path: Path) -> tuple[str, list[str]]:
         except UnicodeError:
             continue
         except (OSError, EOFError) as error:
+            if (found := forbidden(path, error)) is not None:
+                raise found from None
             raise RecordsError(
                 f"{path.name}: cannot be read ({type(error).__name__}).",
                 remedy="Check that the file is there and whole.",

@@ -9,6 +9,7 @@ import pyarrow.parquet as parquet
 
 from protocol.errors import RecordsError
 from records.schema import Format
+from records.sources.source import forbidden
 
 BATCH_ROWS = 65_536
 
@@ -32,6 +33,18 @@ class ParquetSource:
         """Name of the file."""
         return self.path.name
 
+    def column_names(self) -> tuple[str, ...]:
+        """Read the names of all columns from the end of the file.
+
+        Raises:
+            RecordsError: The file is damaged or no Parquet file.
+        """
+        try:
+            with parquet.ParquetFile(self.path) as file:
+                return tuple(file.schema_arrow.names)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            raise self._unreadable(error) from None
+
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Read the file with its own types.
 
@@ -46,7 +59,10 @@ class ParquetSource:
                 kept = [name for name in file.schema_arrow.names if name not in self.drop]
                 yield from file.iter_batches(batch_size=BATCH_ROWS, columns=kept)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-            raise RecordsError(
-                f"{self.name}: cannot be read as Parquet ({type(error).__name__}).",
-                remedy="Check that the file is whole and a Parquet file.",
-            ) from None
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: Exception) -> RecordsError:
+        return forbidden(self.path, error) or RecordsError(
+            f"{self.name}: cannot be read as Parquet ({type(error).__name__}).",
+            remedy="Check that the file is whole and a Parquet file.",
+        )

@@ -1,6 +1,7 @@
 """Tables and queries of a database, streamed through SQLAlchemy with a cursor on the server."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,15 @@ class SqlSource:
         shown = "query" if _is_query(wanted) else wanted
         return f"{url.render_as_string(hide_password=True)}#{shown}"
 
+    def column_names(self) -> tuple[str, ...]:
+        """Run the query, and fetch no row.
+
+        Raises:
+            RecordsError: The database, table or driver cannot be had.
+        """
+        with self._engine() as engine, self._running(engine) as result:
+            return tuple(result.keys())
+
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Run the query and stream its rows.
 
@@ -43,6 +53,12 @@ class SqlSource:
         Raises:
             RecordsError: The database, table or driver cannot be had.
         """
+        with self._engine() as engine:
+            yield from self._rows(engine)
+
+    @contextmanager
+    def _engine(self) -> Iterator[sql.Engine]:
+        """Reach the database, and tell its errors in the project's words."""
         url = self._url()
         self._check_file(url)
         try:
@@ -53,7 +69,7 @@ class SqlSource:
                 remedy="Install the driver (for PostgreSQL: pip install 'cloister[postgres]', postgresql+psycopg://).",
             ) from None
         try:
-            yield from self._rows(engine)
+            yield engine
         except SQLAlchemyError as error:
             raise RecordsError(
                 f"{self.name}: the database refused ({type(error).__name__}).",
@@ -62,10 +78,14 @@ class SqlSource:
         finally:
             engine.dispose()
 
-    def _rows(self, engine: sql.Engine) -> Iterator[pa.RecordBatch]:
+    @contextmanager
+    def _running(self, engine: sql.Engine) -> Iterator[sql.CursorResult[Any]]:
         with engine.connect() as connection:
             streaming = connection.execution_options(stream_results=True, yield_per=BATCH_ROWS)
-            result = streaming.execute(self._statement())
+            yield streaming.execute(self._statement())
+
+    def _rows(self, engine: sql.Engine) -> Iterator[pa.RecordBatch]:
+        with self._running(engine) as result:
             names = list(result.keys())
             kept = [index for index, name in enumerate(names) if name not in self.drop]
             for rows in result.partitions():

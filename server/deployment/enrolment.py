@@ -190,6 +190,8 @@ class _Enrolment:
         if not self._roster.is_invited(request.site, request.secret):
             return _Outcome(status=403, reason="no such invitation", site=request.site)
         keys = {"identity_key": request.identity_key, "node_key": request.node_key}
+        if self._roster.is_revoked_key(request.site, request.node_key):
+            return _Outcome(status=410, reason="its node key was revoked", site=request.site)
         try:
             self._roster.check_keys(request.site, **keys)
         except ApprovalError as error:

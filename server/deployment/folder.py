@@ -16,6 +16,8 @@
 """
 
 import secrets
+import shlex
+import stat
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -67,7 +69,7 @@ class CoordinatorFolder:
         if not isinstance(self.name, str) or not SITE_NAME.fullmatch(self.name):
             _refuse("name", self.name, "Use up to 63 lower-case letters, digits and hyphens.")
         if not is_host(self.host):
-            _refuse("host", self.host, "Give a host name in lower case, or an IP address.")
+            _refuse("host", self.host, "Give a host name in lower case, or an IP address without brackets.")
         for known, value in ports.items():
             if not is_port(value):
                 _refuse(known, value, "Give a port from 1 to 65535.")
@@ -90,12 +92,14 @@ class CoordinatorFolder:
             The folder.
 
         Raises:
-            InputError: If there is a coordinator already, or half of one, or something cannot be written.
+            InputError: If there is a coordinator already, or half of one, or others may enter a folder that holds
+                files, or something cannot be written.
         """
         root = root.absolute()
         folder = cls(root=root, name=name, host=host, port=port, enrolment_port=enrolment_port,
                      superlink_port=superlink_port)  # fmt: skip
         folder._refuse_existing()
+        _refuse_shared(root)
         try:
             for place in (root, folder.studies, folder.logs):
                 place.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -272,12 +276,25 @@ def _setting_names() -> tuple[str, ...]:
 def _missing(root: Path) -> InputError:
     """Return the error for a folder without settings: no coordinator's, or half made."""
     if not (root / "ca.key").exists():
-        return InputError(f"{root} is no coordinator's folder.", remedy="Make one: `cloister coordinator init`.")
+        return InputError(
+            f"{root} is no coordinator's folder.",
+            remedy=f"If there is one, set {FOLDER_VARIABLE} to it in this terminal, or give --folder; if not: "
+            "`cloister coordinator init`.",
+        )
     return InputError(
         f"{root} holds keys but no {_SETTINGS}: making it was interrupted, or that file was lost.",
         remedy=f"If it was never started, empty the folder and init again; otherwise put back {_SETTINGS}.",
     )
 
 
+def _refuse_shared(root: Path) -> None:
+    """Refuse a folder that others may enter and that holds files: they may be theirs, and it will be closed."""
+    if root.is_dir() and stat.S_IMODE(root.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO) and any(root.iterdir()):
+        raise InputError(
+            f"{root} holds files, and other accounts may enter it.",
+            remedy=f"Give a new folder; or, if nobody else needs it: {shlex.join(['chmod', 'go=', str(root)])}",
+        )
+
+
 def _refuse(setting: str, value: Any, remedy: str) -> None:
-    raise InputError(f"{_SETTINGS}: {setting} is {value!r}.", remedy=remedy)
+    raise InputError(f"The coordinator's setting {setting} cannot be {value!r}.", remedy=remedy)

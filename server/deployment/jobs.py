@@ -167,16 +167,25 @@ def create_job(studies: Path, signed: SignedStudy) -> Job:
 def find_job(studies: Path, word: str) -> Job:
     """Return the newest job that a word names: the job's name, its beginning, or the study's name.
 
+    Where it names several studies and all but one are finished or stopped, the one is meant.
+
     Raises:
         InputError: If none is, or several studies are.
     """
     found = [job for job in all_jobs(studies) if job.name.startswith(word) or _study_name(job) == word]
     if not found:
         raise InputError(f"No study here is called {word!r}.", remedy="See `cloister coordinator status`.")
-    if len({job.name.partition("-")[0] for job in found}) > 1:
+    if len(_studies(found)) > 1:
+        living = [job for job in found if not (job.finished or job.stopped)]
+        found = living if len(_studies(living)) == 1 else found
+    if len(_studies(found)) > 1:
         listed = ", ".join(job.name for job in found)
         raise InputError(f"{word!r} names several studies: {listed}.", remedy="Give the beginning of one of these.")
     return found[-1]
+
+
+def _studies(jobs: Sequence[Job]) -> set[str]:
+    return {job.name.partition("-")[0] for job in jobs}
 
 
 def read_study(path: Path) -> Study | SignedStudy:

@@ -45,7 +45,7 @@ def align_nodes(link: Nodes, members: Sequence[Member]) -> list[str]:
     for key, name in wanted.items():
         if key in gone:
             # Flower never takes a key again that was unregistered.
-            problems.append(f"{name}: its node key was revoked; let it delete node.key and enrol with a new code")
+            problems.append(f"{name}: its node key was revoked; let it enrol with a new code")
         elif key not in present:
             try:
                 link.register(key, name=name)

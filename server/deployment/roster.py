@@ -46,7 +46,7 @@ class Member:
         not_after: Until when that one is valid.
         enrolled: When it joined.
         revoked: When it was excluded; None while it takes part.
-        seen: When it last spoke to the gate; None before.
+        seen: When its client last spoke to the SuperLink; None before. Doctors and officers ask the gate alone.
     """
 
     name: str
@@ -139,6 +139,15 @@ class Roster:
         found = self._store.one("SELECT secret, expires FROM invitations WHERE name = ?", name)
         return self._fits(found, secret)
 
+    def is_revoked_key(self, name: str, node_key: str) -> bool:
+        """Return whether a node key was revoked with a site of this name; Flower never takes it again.
+
+        Raises:
+            WireError: If the node key is no EC P-384 public key.
+        """
+        statement = "SELECT 1 FROM members WHERE name = ? AND node_key = ? AND revoked IS NOT NULL"
+        return self._store.one(statement, name, plain_node_key(node_key)) is not None
+
     def check_keys(self, name: str, *, identity_key: str, node_key: str) -> None:
         """Refuse keys that a site of this name cannot enrol with.
 
@@ -159,9 +168,7 @@ class Roster:
                 remedy="Put back the site's key.pem; if it is lost, the coordinator must revoke the site first.",
             )
         keys = (identity_key, plain_node_key(node_key))
-        revoked = "SELECT 1 FROM members WHERE name = ? AND node_key = ? AND revoked IS NOT NULL"
-        if self._store.one(revoked, name, keys[1]) is not None:
-            # Flower never takes a key again that was unregistered.
+        if self.is_revoked_key(name, node_key):
             raise ApprovalError(
                 f"{name} was revoked, and its node key with it.",
                 remedy="Delete node.key in the site's folder, and use the same code again: a new key is made.",
@@ -273,7 +280,9 @@ class Roster:
             found = self._store.one("SELECT number FROM members WHERE name = ? AND revoked IS NULL", name)
             withdrawn = self._store.execute("DELETE FROM invitations WHERE name = ?", (name,)).rowcount
             if found is None and not withdrawn:
-                raise InputError(f"No site {name!r} takes part or is invited.", remedy="See the roster for the names.")
+                raise InputError(
+                    f"No site {name!r} takes part or is invited.", remedy="See `cloister coordinator status`."
+                )
             if found is not None:
                 self._store.execute("DELETE FROM certificates WHERE member = ?", found)
                 self._store.execute(
@@ -281,7 +290,7 @@ class Roster:
                 )
 
     def saw(self, name: str) -> None:
-        """Note that a site spoke; written at most every half minute, so that it may be called per request."""
+        """Note that a site's client spoke; written at most every half minute, so that it may be called per request."""
         now = time.monotonic()
         if now - self._seen.get(name, -math.inf) < _SAW_SECONDS:
             return

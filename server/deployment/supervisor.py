@@ -103,8 +103,9 @@ class Supervisor:
             upstream = Upstream(
                 url=f"https://{LOOPBACK}:{self._files.port}", context=client_context(ca=self._folder.ca)
             )
-            works: list[Coroutine[Any, Any, Any]] = [self._stop.wait(), *self._servers(upstream)]
-            works += [self._keep_superlink(), self._keep_superexec()]
+            # The servers first: they need the passphrase, and without it nothing else may have begun.
+            works = self._servers(upstream)
+            works += [self._stop.wait(), self._keep_superlink(), self._keep_superexec()]
             works += [self._tend(on_ready), self._watch_health(), self._keep_up()]
             tasks = [asyncio.ensure_future(work) for work in works]
             try:

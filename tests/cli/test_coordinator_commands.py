@@ -15,11 +15,13 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1, generate_pri
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from cli.coordinator.signing import PLACEHOLDER_PURPOSE
 from protocol.invitation import Invitation
 from protocol.keys import public_hex
 from protocol.signed_study import SignedStudy
 from server.deployment.folder import CoordinatorFolder
 from server.deployment.jobs import all_jobs
+from server.deployment.study_offers import offers
 from server.progress import JobState, ProgressFile
 
 ROOT = Path(__file__).parents[2]
@@ -138,7 +140,9 @@ def test_the_folder_may_come_from_the_environment(cloister, folder, monkeypatch,
     monkeypatch.setenv("CLOISTER_COORDINATOR", str(tmp_path))
     status, _, err = cloister("coordinator", "status")
     assert status == 1
-    assert "is no coordinator's folder. Make one: `cloister coordinator init`." in err
+    assert "is no coordinator's folder." in err
+    assert "set CLOISTER_COORDINATOR" in err
+    assert "cloister coordinator init" in err
 
 
 def test_revoke_touches_one_site(folder):
@@ -153,10 +157,14 @@ def test_revoke_touches_one_site(folder):
     status, _, err = called("coordinator", "revoke", "north", "--folder", folder.root)
     assert status == 1
     assert "No site 'north' takes part" in err
+    assert "cloister coordinator status" in err
     _, out, _ = called("coordinator", "status", "--folder", folder.root)
     assert "Not running: start it" in out
     assert "north                revoked 20" in out
-    assert "not connected, last seen never" in out
+    assert "not connected, its client was never started" in out
+    join(folder, "north")
+    _, out, _ = called("coordinator", "status", "--folder", folder.root)
+    assert (out.count("north "), "revoked" in out) == (1, False), "it came back"
 
 
 REFUSALS = [
@@ -180,6 +188,61 @@ def test_refusals_are_one_line_and_change_nothing(cloister, folder, study, argum
     assert problem in err
     assert err.count("\n") == 1
     assert all_jobs(folder.studies) == []
+
+
+def test_a_study_without_a_purpose_of_its_own_is_not_offered(cloister, folder, study):
+    join(folder, "north", "south")
+    study.write_text(study.read_text().replace("A test.", PLACEHOLDER_PURPOSE))
+    for words in (
+        ("coordinator", "run", study, "--detach"),
+        ("study", "sign", study, "-o", study.with_suffix(".json")),
+    ):
+        status, _, err = cloister(*words, "--folder", folder.root)
+        assert status == 1
+        assert "purpose" in err
+    assert all_jobs(folder.studies) == []
+
+
+def test_a_name_stops_the_one_that_runs_and_takes_its_offer_back(cloister, folder, study):
+    join(folder, "north", "south")
+    for purpose in ("A test.", "A better one."):
+        study.write_text(study.read_text().replace("A test.", purpose))
+        assert cloister("coordinator", "run", study, "--detach", "--folder", folder.root)[0] == 0
+    first, second = all_jobs(folder.studies)
+    with folder.roster() as roster:
+        north = roster.member("north")
+    status, _, err = cloister("coordinator", "stop", "tiny", "--folder", folder.root)
+    assert (status, "several" in err) == (1, True)
+    assert len(offers(folder.studies, north)) == 2
+    assert cloister("coordinator", "stop", first.name, "--folder", folder.root)[0] == 0
+    assert offers(folder.studies, north) == [second.signed_study().to_text()]
+    status, out, err = cloister("coordinator", "stop", "tiny", "--folder", folder.root)
+    assert status == 0, err
+    assert out.startswith(second.name)
+    assert offers(folder.studies, north) == []
+
+
+def test_a_start_without_the_passphrase_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLOISTER_PASSPHRASE", "correct horse")
+    locked = CoordinatorFolder.create(
+        tmp_path / "locked", name="hearts", host="127.0.0.1", port=9443, enrolment_port=9444, superlink_port=9445
+    )
+    for word, said in ((None, "has a passphrase"), ("wrong", "Check the passphrase")):
+        monkeypatch.delenv("CLOISTER_PASSPHRASE")
+        if word is not None:
+            monkeypatch.setenv("CLOISTER_PASSPHRASE", word)
+        status, out, err = called("coordinator", "start", "--folder", locked.root)
+        assert (status, out) == (1, "")
+        assert said in err
+        assert "RuntimeWarning" not in err
+        monkeypatch.setenv("CLOISTER_PASSPHRASE", "correct horse")
+
+
+def test_what_is_next_can_be_copied(cloister, tmp_path):
+    where = tmp_path / "my fed"
+    status, out, _ = cloister("coordinator", "init", where, "--name", "hearts", "--host", "hub.example.org")
+    assert status == 0
+    assert f"cloister coordinator start --folder '{where}'\n" in out
 
 
 def test_run_signs_the_study_and_makes_one_job(cloister, folder, study):

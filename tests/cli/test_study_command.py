@@ -39,6 +39,8 @@ def test_a_new_study_can_be_checked_run_and_verified(cloister, files):
     status, out, err = cloister(*new(files, "--trust", "sum", "--dropouts", "1"))
     assert (status, err) == (0, "")
     assert "study check" in out
+    assert "Write its purpose" in out
+    assert "nobody wrote its purpose" in cloister("study", "check", str(files / "study.toml"))[2]
     study = files / "study.toml"
     study.write_text(study.read_text().replace("rounds = 300", "rounds = 3"))
     status, out, _ = cloister("study", "check", str(study), "--json")
@@ -82,6 +84,14 @@ def test_what_a_run_would_refuse_is_refused_at_once(cloister, files, options, sa
     assert said in err
     assert err.count("\n") == 1
     assert not (files / "study.toml").exists()
+
+
+def test_a_purpose_may_be_given_at_once(cloister, files):
+    status, out, _ = cloister(*new(files, "--purpose", "Plan beds."))
+    assert status == 0
+    assert "Write its purpose" not in out
+    assert 'purpose = "Plan beds."' in (files / "study.toml").read_text()
+    assert "purpose" not in cloister("study", "check", str(files / "study.toml"))[2]
 
 
 def test_drafted_values_are_pointed_at(cloister, files):

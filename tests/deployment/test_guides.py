@@ -111,7 +111,7 @@ def offer_study(world, *, at: str) -> None:
     coordinator = world.machine("coordinator")
     coordinator.run(
         "cloister study new --schema simulations/scenarios/breast_cancer.schema.toml --sites 3 --records 600"
-        " --epsilon 4 --delta 1e-4 --name masses -o masses.toml"
+        " --epsilon 4 --delta 1e-4 --name masses --purpose 'Teaching data for a course.' -o masses.toml"
     )
     coordinator.run(f"sed -i 's/^rounds = .*/rounds = {ROUNDS}/' masses.toml")
     coordinator.run("cloister coordinator run masses.toml")

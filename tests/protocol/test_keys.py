@@ -90,7 +90,7 @@ def test_wrong_and_missing_passphrase_are_told_apart(tmp_path, monkeypatch):
     monkeypatch.setenv(PASSPHRASE_VARIABLE, "right")
     create_identity(tmp_path / "key.pem")
     monkeypatch.setenv(PASSPHRASE_VARIABLE, "wrong")
-    with pytest.raises(InputError, match="passphrase is another"):
+    with pytest.raises(InputError, match="passphrase is another. Check the passphrase"):
         read_identity(tmp_path / "key.pem")
     monkeypatch.delenv(PASSPHRASE_VARIABLE)
     with pytest.raises(InputError, match="has a passphrase"):

@@ -3,6 +3,7 @@
 import datetime
 import gzip
 import os
+import threading
 import uuid
 
 import pyarrow as pa
@@ -153,6 +154,62 @@ def test_the_reader_beneath_would_have_told_the_value(tmp_path):
 def test_a_bare_file_with_the_wrong_separator(tmp_path):
     with pytest.raises(RecordsError, match="separator ',' does not occur"):
         _codes(tmp_path, "1;a\n2;b\n", format={"header": False, "names": ["age", "ward"]})
+
+
+def test_a_blank_in_a_columns_name_is_not_taken_for_the_separator(tmp_path):
+    with pytest.raises(RecordsError, match='separator = ";"'):
+        _codes(tmp_path, "mean radius in mm;mean area in mm\n1;2\n")
+
+
+def test_a_failed_reader_is_gone_before_its_failure_is_told(tmp_path, monkeypatch):
+    """Arrow's thread lets go of the reader a moment later; were Python gone by then, the process would abort."""
+    held = []
+
+    def slow(*_, parse_options, **__):
+        held.append(parse_options.invalid_row_handler)
+        del parse_options  # which the error's traceback would hold, as that of compiled code does not
+        threading.Timer(0.3, held.clear).start()
+        raise pa.ArrowInvalid("Empty CSV file")
+
+    monkeypatch.setattr(arrow_csv, "open_csv", slow)
+    with pytest.raises(RecordsError, match="holds no records"):
+        _codes(tmp_path, "age,ward\n")
+    assert held == []
+
+
+@pytest.mark.parametrize("name", ["records.csv", "records.parquet"])
+def test_a_file_that_this_account_may_not_read(tmp_path, monkeypatch, name):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pa, "input_stream", refuse)
+    monkeypatch.setattr(parquet, "ParquetFile", refuse)
+    with pytest.raises(RecordsError, match="may not read") as caught:
+        _codes(tmp_path, GOOD, name=name)
+    assert str(tmp_path / name) in caught.value.remedy
+    assert "separator" not in str(caught.value)
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(RecordsError, match="is a folder"):
+        open_source(tmp_path, schema=_schema())
+
+
+def test_names_of_columns_without_records(tmp_path):
+    (tmp_path / "records.csv").write_text("age,ward\n")
+    parquet.write_table(pa.table({"age": [1], "ward": ["a"]}), tmp_path / "records.parquet")
+    engine = sql.create_engine(f"sqlite:///{tmp_path / 'records.db'}")
+    with engine.begin() as connection:
+        connection.execute(sql.text("CREATE TABLE visits (age INTEGER, ward TEXT)"))
+    engine.dispose()
+    for place in (
+        tmp_path / "records.csv",
+        tmp_path / "records.parquet",
+        f"sqlite:///{tmp_path / 'records.db'}#visits",
+    ):
+        assert open_source(place, schema=_schema()).column_names() == ("age", "ward")
+    with pytest.raises(RecordsError, match="the database refused"):
+        open_source(f"sqlite:///{tmp_path / 'records.db'}#stays", schema=_schema()).column_names()
 
 
 def test_a_file_that_is_not_what_its_ending_says(tmp_path):

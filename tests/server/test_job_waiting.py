@@ -204,13 +204,17 @@ def test_who_approves_late_is_greeted_again(tiny_study: MakeStudy, deployment: D
         site, kept = deployed.sites["south"], deployed.sites["south"].approvals
         site.approvals = Approvals()
 
+        words = []
+
         def approve(number: int) -> None:
+            words.append(Progress.read(deployed.folder / "progress.json").sites.get("south"))
             if number == 5:
                 site.approvals = kept
 
         deployed.grid.on_idle = approve
         deployed.serve()
         assert contributions(deployed) == {"north": 3, "south": 3}
+        assert words[5] == "away, or refuses", "it is connected, and approved nothing"
 
 
 def newest(deployed: Any) -> Any:

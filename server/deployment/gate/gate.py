@@ -49,7 +49,7 @@ class Members(Protocol):
         """Return whose certificate this is; None if it is nobody's or the site's was revoked."""
 
     def saw(self, name: str) -> None:
-        """Remember that a site was here."""
+        """Remember that a site's client was here."""
 
 
 class Passer(Protocol):
@@ -242,7 +242,7 @@ class Gate:
             allowance.bodies -= size
 
     def _saw(self, member: Member) -> None:
-        """Tell the roster that a site was here; that it cannot be written down is no reason to refuse it."""
+        """Tell the roster that a site's client was here; that it cannot be written down is no reason to refuse it."""
         try:
             self._roster.saw(member.name)
         except CloisterError as error:
@@ -292,7 +292,7 @@ class Gate:
             return refusal(HTTPStatus.INTERNAL_SERVER_ERROR, error.problem)
         except TimeoutError:
             return refusal(HTTPStatus.SERVICE_UNAVAILABLE, "it took too long", retry_s=_RETRY_S)
-        self._saw(member)
+        # A doctor or an officer may have asked: only Flower's calls say that the site's client runs.
         return Answer(status=status, body=content, media_type=media_type)
 
 

@@ -8,7 +8,7 @@ def test_a_site_that_works(enrolled, site_cli):
     assert status == 0, out
     assert err == ""
     lines = [line for line in out.splitlines() if line.startswith(("ok", "warning", "FAILED"))]
-    assert len(lines) == 15
+    assert len(lines) == 16
     assert [line for line in lines if not line.startswith("ok")] == [line for line in lines if " approvals " in line]
     assert "Everything works; 1 to look at." in out
 

@@ -87,15 +87,30 @@ def test_it_goes_on_after_an_interruption(hub, site_cli, tmp_path, records, monk
     assert (folder / "policy.toml").exists()
 
 
-def test_what_is_there_is_not_overwritten(hub, site_cli, enrolled, records):
-    (enrolled / "policy.toml").write_text("epsilon = 2.0\ndelta = 1e-9\n")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--data", "OTHER"), "site.toml says"),
+        (("--set", "stays"), "site.toml says visits"),
+        (("--device", "cuda"), "site.toml says cpu"),
+        (("--epsilon", "20"), "policy.toml says 8"),
+        (("--delta", "1e-9"), "policy.toml says 1e-06"),
+    ],
+)
+def test_values_that_would_be_forgotten_are_refused_before_the_code_is_used(
+    hub, site_cli, enrolled, records, options, said
+):
     other = records.with_name("other.csv")
     other.write_text(records.read_text())
-    status, out, _ = site_cli("enroll", hub.code("north"), "--site", enrolled, "--data", other, "--epsilon", "300")
-    assert status == 0
-    assert "epsilon = 2.0" in (enrolled / "policy.toml").read_text()
-    assert site_settings(enrolled)["data"]["location"] == str(records)
-    assert "policy.toml" not in out
+    before = {path.name: path.read_bytes() for path in enrolled.iterdir() if path.is_file()}
+    code = hub.code("north")
+    options = tuple(str(other) if option == "OTHER" else option for option in options)
+    status, _, err = site_cli("enroll", code, "--site", enrolled, *options)
+    assert status == 1
+    assert said in err
+    assert "edit" in err
+    assert {path.name: path.read_bytes() for path in enrolled.iterdir() if path.is_file()} == before
+    assert hub.roster.open_invitations()
 
 
 def test_a_lost_ledger_is_not_made_anew(hub, site_cli, enrolled, records):
@@ -136,6 +151,8 @@ def test_a_revoked_site_does_not_pass_as_enrolled(hub, site_cli, tmp_path):
     ("options", "said"),
     [
         (("--data", "nowhere.csv"), "no such file"),
+        (("--data", "FOLDER"), "is a folder"),
+        (("--device", "gpu"), "Use cpu, cuda"),
         (("--data", "RECORDS", "--set", " "), "data set"),
         (("--epsilon", "0"), "epsilon"),
         (("--epsilon", "8", "--delta", "1"), "delta"),
@@ -143,7 +160,8 @@ def test_a_revoked_site_does_not_pass_as_enrolled(hub, site_cli, tmp_path):
 )
 def test_what_cannot_be_is_refused_before_the_code_is_used(hub, site_cli, tmp_path, records, options, said):
     folder, code = tmp_path / "north", hub.code("north")
-    options = tuple(str(records) if option == "RECORDS" else option for option in options)
+    known = {"RECORDS": str(records), "FOLDER": str(records.parent)}
+    options = tuple(known.get(option, option) for option in options)
     status, _, err = site_cli("enroll", code, "--site", folder, *options)
     assert status == 1
     assert said in err
@@ -211,6 +229,12 @@ def test_an_open_folder_is_made_private(hub, site_cli, tmp_path, monkeypatch):
     assert status == 0, err
     assert "nobody but its owner" in err
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_the_next_steps_can_be_copied(hub, site_cli, tmp_path):
+    status, out, _ = site_cli("enroll", hub.code("north"), "--site", tmp_path / "no rth")
+    assert status == 0
+    assert f"Next: cloister site doctor --site '{tmp_path}/no rth'\n" in out
 
 
 def test_a_home_is_no_sites_folder(hub, site_cli, tmp_path, monkeypatch):

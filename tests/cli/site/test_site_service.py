@@ -143,6 +143,7 @@ def test_what_the_container_copies_is_there():
 
 def test_the_command_prints_the_unit_of_its_folder(site_cli, tmp_path):
     (tmp_path / "north").mkdir()
+    (tmp_path / "north" / "key.pem").touch()
     status, out, err = site_cli("service", "systemd", "--site", tmp_path / "north", "--user", "nobody")
     assert (status, err) == (0, "")
     found = options(out)
@@ -152,6 +153,7 @@ def test_the_command_prints_the_unit_of_its_folder(site_cli, tmp_path):
 
 
 def test_the_command_reads_device_and_records_of_the_site(site_cli, tmp_path):
+    (tmp_path / "key.pem").touch()
     (tmp_path / "site.toml").write_text('name = "n"\ndevice = "cuda"\n[data]\nlocation = "/data/v.csv"\nset = "s"\n')
     assert "DevicePolicy" in options(site_cli("service", "systemd", "--site", tmp_path, "--user", "nobody")[1])
     out = site_cli("service", "container", "--site", tmp_path)[1]
@@ -161,5 +163,38 @@ def test_the_command_reads_device_and_records_of_the_site(site_cli, tmp_path):
 
 def test_a_folder_that_is_not_there(site_cli, tmp_path):
     status, out, err = site_cli("service", "systemd", "--site", tmp_path / "nowhere")
+    assert (status, out) == (1, "")
+    assert "enroll" in err
+
+
+def test_what_root_is_to_copy_names_the_one_folder(site_cli, tmp_path, monkeypatch):
+    from cli.site import service
+
+    folder = tmp_path / "sites dir" / "north"
+    folder.mkdir(parents=True)
+    (folder / "key.pem").touch()
+    monkeypatch.setattr(service, "_container_owner", lambda _: None)
+    out = site_cli("service", "container", "--site", folder)[1]
+    (line,) = [line for line in out.splitlines() if "chown -R" in line]
+    assert shlex.split(line.removeprefix("#"))[:4] == ["chown", "-R", "10001:10001", str(folder)]
+
+
+def test_the_container_says_who_reads_the_passphrase(site_cli, tmp_path):
+    folder, word = tmp_path / "north", tmp_path / "my word"
+    folder.mkdir()
+    (folder / "key.pem").touch()
+    status, _, err = site_cli("service", "container", "--site", folder, "--passphrase-file", word)
+    assert status == 1
+    assert "no such file" in err
+    word.write_text("correct horse")
+    out = site_cli("service", "container", "--site", folder, "--passphrase-file", word)[1]
+    owner = folder.stat()
+    user = f"{owner.st_uid}:{owner.st_gid}" if owner.st_uid else "10001:10001"
+    assert f"#   chown {user} '{word}' && chmod 400 '{word}'" in out
+    assert "podman exec -it cloister-site /opt/cloister/bin/cloister site approve" in out
+
+
+def test_a_folder_that_nobody_enrolled_in_gets_no_unit(site_cli, tmp_path):
+    status, out, err = site_cli("service", "systemd", "--site", tmp_path)
     assert (status, out) == (1, "")
     assert "enroll" in err

@@ -81,6 +81,18 @@ def test_a_client_that_could_only_refuse_is_not_started(enrolled, site_cli, name
     assert "->" in err, "it says what to do"
 
 
+def test_a_client_without_its_approved_records_is_not_started(enrolled, site_cli, records, monkeypatch):
+    from client.doctor import studies
+    from client.doctor.finding import well
+
+    records.unlink()
+    monkeypatch.setattr(studies, "check_approvals", lambda _: well("approvals", "One study."))
+    status, _, err = site_cli("start", "--site", enrolled)
+    assert status == 1
+    assert "FAILED   records" in err
+    assert "no such file" in err
+
+
 def test_an_open_folder_is_not_started(enrolled, site_cli):
     enrolled.chmod(0o755)
     status, _, err = site_cli("start", "--site", enrolled)

@@ -59,12 +59,24 @@ def test_a_missing_folder_ends_the_examination(tmp_path):
 @pytest.mark.parametrize("name", ["", "key.pem", "tls.key", "node.key"])
 def test_what_others_may_read_is_found(site_folder, name):
     (site_folder / name).chmod(0o750 if not name else 0o640)
-    of(check_folder(site_folder), FAILED, str(site_folder / name), "chmod -R go=")
+    of(check_folder(site_folder), FAILED, str(site_folder / name), f"chmod go= {site_folder / name}")
+
+
+def test_what_is_advised_can_be_copied(site_folder):
+    moved = site_folder.rename(site_folder.with_name("no rth"))
+    moved.chmod(0o755)
+    of(check_folder(moved), FAILED, str(moved), f"chmod go= '{moved}';")
 
 
 def test_an_open_folder_inside_is_found(site_folder):
     (site_folder / "approvals").mkdir(mode=0o755)
     of(check_folder(site_folder), FAILED, "approvals", "chmod")
+
+
+def test_a_missing_site_toml_is_told_once(site_folder):
+    (site_folder / "site.toml").unlink()
+    of(check_settings(site_folder), FAILED, "site.toml")
+    of(check_ledger(site_folder), FAILED, "not looked at", "settings first")
 
 
 def test_what_is_public_may_be_read(site_folder):

@@ -36,7 +36,7 @@ def alone(site_folder):
 def test_an_approved_study_that_fits(alone, approve, agreed):
     approve(alone, agreed)
     result = found(alone)
-    assert list(result) == ["approvals", "code: tiny", "policy: tiny", "data: tiny"]
+    assert list(result) == ["records", "approvals", "code: tiny", "policy: tiny", "data: tiny"]
     assert {finding.state for finding in result.values()} == {OK}, result
     assert "All 3 records fit" in result["data: tiny"].message
 
@@ -51,7 +51,7 @@ def test_a_changed_approval(alone, approve, agreed):
     path = approve(alone, agreed)
     path.write_text(path.read_text().replace("A Tester", "B Tester"))
     result = found(alone)
-    assert list(result) == ["approvals"]
+    assert list(result) == ["records", "approvals"]
     assert result["approvals"].state is FAILED
     assert "changed" in result["approvals"].message
 
@@ -92,12 +92,41 @@ def test_records_that_are_not_there(alone, approve, agreed):
     assert "no such file" in finding.message
 
 
+def test_records_are_looked_for_before_any_study_is_approved(site_folder):
+    assert found(site_folder)["records"].state is OK
+    assert "3 columns" in found(site_folder)["records"].message
+    (site_folder / "records.csv").unlink()
+    finding = found(site_folder)["records"]
+    assert finding.state is FAILED
+    assert "no such file" in finding.message
+    assert "site.toml" in finding.remedy
+
+
+def test_a_first_line_is_read_as_an_approved_study_says(alone, approve, tiny_study):
+    (alone / "records.csv").write_text(f"age;colour;ill\n21;{PLANTED};true\n")
+    assert "3 columns" in found(alone)["records"].message, "as the file looks"
+    approve(alone, tiny_study())
+    finding = found(alone)["records"]
+    assert finding.state is FAILED
+    assert PLANTED not in finding.message + finding.remedy
+
+
 def test_everything_together(site_folder, gate):
     with gate(site_folder):
         result = list(examine(site_folder))
     assert [finding.check for finding in result if finding.state is not OK] == ["approvals"]
-    assert len(result) == 15
+    assert len(result) == 16
 
 
 def test_nothing_is_examined_where_nothing_is(tmp_path):
     assert len(list(examine(tmp_path / "nowhere"))) == 1
+
+
+def test_a_folder_that_nobody_enrolled_in_is_left_alone(tmp_path):
+    """As when CLOISTER_SITE is forgotten: what mends a site's folder would wreck this one."""
+    tmp_path.chmod(0o755)
+    (finding,) = examine(tmp_path)
+    assert finding.state is FAILED
+    assert "nobody enrolled" in finding.message
+    assert "CLOISTER_SITE" in finding.remedy
+    assert "chmod" not in finding.remedy

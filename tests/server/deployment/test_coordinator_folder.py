@@ -67,6 +67,17 @@ def test_interrupted_making_is_told_from_a_whole_folder(tmp_path, monkeypatch):
             again(tmp_path / "c")
 
 
+def test_a_shared_folder_is_not_closed(tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o755)
+    (shared / "a colleagues.txt").write_text("mine")
+    with pytest.raises(InputError, match="other accounts may enter"):
+        CoordinatorFolder.create(shared, **SETTINGS)
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o755
+    assert len(list(shared.iterdir())) == 1
+
+
 def test_other_files_may_lie_there(tmp_path):
     (tmp_path / "study.toml").write_text("x", "utf-8")
     assert CoordinatorFolder.create(tmp_path, **SETTINGS).root == tmp_path
@@ -85,7 +96,7 @@ def test_no_folder(tmp_path):
     ],
 )  # fmt: skip
 def test_odd_settings_are_refused_before_anything_is_made(tmp_path, change):
-    with pytest.raises(InputError, match=r"coordinator\.toml"):
+    with pytest.raises(InputError, match="setting"):
         CoordinatorFolder.create(tmp_path / "c", **SETTINGS | change)
     assert not (tmp_path / "c").exists()
 

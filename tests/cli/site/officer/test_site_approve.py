@@ -42,7 +42,10 @@ def test_an_officer_reads_and_consents(says, officer, monkeypatch):
         "hearts-2, " + study.hash,
         "Teaching data for a course.",
         "model family vae",
-        "3 columns of 'visits': age (integer), zip code (categorical), ill (boolean, the target)",
+        "3 columns of 'visits': age (integer): 20 to 29, in 10 steps zip code (categorical): 2 categories: 10, 20",
+        "ill (boolean, the target): true or false",
+        "About 1,000 records at all sites together (public_records)",
+        "each record takes part with probability 0.1 (sample_rate)",
         "Left out, whatever they hold: email",
         "patient only says whom a record is about",
         "though their names read so: zip code",
@@ -63,6 +66,41 @@ def test_an_officer_reads_and_consents(says, officer, monkeypatch):
     )  # fmt: skip
     assert (consent.study, consent.code, consent.ceilings[0].epsilon) == (study, code_fingerprint(), 8.0)
     assert (officer.folder / "ledger.sqlite").read_bytes() == before, "looking at a study must cost nothing"
+
+
+def test_long_lists_of_categories_are_shown_in_full_when_asked(says, officer):
+    columns = [{"name": "ward", "kind": "categorical", "categories": [f"w{number}" for number in range(20)]}]
+    columns.append(
+        {"name": "dose", "kind": "continuous", "lower": 0, "upper": 5, "out_of_bounds": "clip", "missing": True}
+    )
+    study = officer.sign(officer.study(schema={"columns": columns, "target": "ward"}))
+    _, short, _ = says("approve", study, "--site", officer.folder, "--yes")
+    assert "20 categories: w0, w1, w2, w3, w4, w5, w6, w7, and 12 more" in short
+    assert "w8" not in short
+    assert "--columns" in short
+    assert "dose (continuous): 0.0 to 5.0, in 32 steps; what lies beyond is moved to the bound; may be missing" in short
+    _, full, _ = says("approve", study, "--site", officer.folder, "--yes", "--columns")
+    assert "w18, w19" in full
+
+
+def test_another_account_writes_nothing(says, officer, monkeypatch):
+    """Root's approval or withdrawal would be a file that the client, which is not root, cannot read."""
+    study = officer.sign(officer.study())
+    monkeypatch.setattr("os.getuid", lambda: officer.folder.stat().st_uid + 1)
+    for words in ((study, "--yes"), ("--withdraw", "lately", "--yes")):
+        status, _, err = says("approve", *words, "--site", officer.folder)
+        assert status == 1
+        assert "belongs to" in err
+        assert "sudo -u" in err
+    assert not (officer.folder / "approvals" / "withdrawn").exists()
+    assert "lately" in {consent.study.name for consent in approved(officer.folder).values()}
+
+
+def test_a_folder_that_nobody_enrolled_in_is_named_as_such(says, tmp_path):
+    status, _, err = says("approve", "hearts-2", "--site", tmp_path)
+    assert status == 1
+    assert "not a site's folder" in err
+    assert "CLOISTER_SITE" in err
 
 
 def test_no_is_no(says, officer, monkeypatch):
@@ -288,6 +326,14 @@ def test_the_coordinators_offers_are_listed_and_found_by_name(
     assert f"{study.hash[:12]} approved offered" in says("approve", "--site", enrolled)[1]
     status, _, _ = says("approve", study.hash[:9], "--site", enrolled, "--yes")
     assert status == 0
+
+
+def test_of_two_studies_of_one_name_the_next_step_names_the_hash(says, enrolled, hub, officer):
+    roster = {"north": public_hex(read_identity(enrolled / "key.pem")), "south": "a" * 64}
+    studies = [officer.study("masses", federation={"roster": roster}, training={"rounds": rounds}) for rounds in (4, 5)]
+    for study in studies:
+        create_job(hub.folder.studies, SignedStudy.sign(study, hub.folder.key()))
+    assert f"Next: cloister site approve {studies[0].hash[:12]}" in says("approve", "--site", enrolled)[1]
 
 
 def test_a_coordinator_that_is_away_is_said_to_be(says, enrolled):

@@ -41,6 +41,18 @@ def test_of_many_messages_the_last_are_shown(says, officer):
     assert every.count("whole") == 7
 
 
+def test_a_narrow_terminal_breaks_no_word_and_cuts_no_figure(site_cli, officer, monkeypatch):
+    Egress(officer.folder / "egress.jsonl").record(
+        Departure(kind=DepartureKind.INTRODUCTION, study="b" * 64, run="", round=300, bytes=12_345_678, sha256="a" * 64)
+    )
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = site_cli("egress", "--site", officer.folder)
+    messages = out.partition("In all")[0]
+    for word in ("introduction", "contribution", "12,345,678", "b" * 8, "a" * 8, "whole"):
+        assert word in messages, word
+    assert max(map(len, messages.splitlines())) <= 80
+
+
 def test_nothing_has_left_a_new_site(says, new_officer):
     status, out, _ = says("egress", "--site", new_officer.folder, "--verify")
     assert status == 0
