@@ -14,10 +14,12 @@ import click
 import typer
 import typer.core
 
+from cli.audit.app import audit
 from cli.coordinator import coordinator
 from cli.demo import demo
 from cli.evaluate import EXAMPLES as EVALUATE_EXAMPLES
 from cli.evaluate import evaluate
+from cli.release import release
 from cli.sample import EXAMPLES as SAMPLE_EXAMPLES
 from cli.sample import sample
 from cli.schema import schema
@@ -46,6 +48,8 @@ app.command()(simulate)
 app.command(epilog=SAMPLE_EXAMPLES)(sample)
 app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
 app.command(epilog=VERIFY_EXAMPLES)(verify)
+app.add_typer(audit, name="audit")
+app.add_typer(release, name="release")
 app.add_typer(schema, name="schema")
 app.add_typer(study, name="study")
 app.add_typer(coordinator, name="coordinator")

@@ -16,9 +16,6 @@ It is written beside its final place and moved there whole, so that a release is
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -46,8 +43,18 @@ from records.codec import Codec
 from records.schema import Schema
 from server.job import Job
 from server.study_run import Evidence, StudyRun
+from server.whole_folder import check_new, whole_folder
 from strategies.study_model import build_study_model, study_schema
 
+__all__ = [
+    "LIBRARIES",
+    "Release",
+    "check_new",
+    "run_statement",
+    "statement_text",
+    "write_job_release",
+    "write_release",
+]
 RELEASE_VERSION = 1
 _WEIGHTS, _STUDY, _STATEMENT, _WORDS = (
     "generator.safetensors",
@@ -59,7 +66,7 @@ _PROVENANCE, _SUMS = "provenance.json", "SHA256SUMS"
 _SIGNED, _SIGNATURE = "signed_study.json", "SIGNATURE"
 _FILES = (_WEIGHTS, _STUDY, _STATEMENT, _WORDS, _PROVENANCE)
 _DOMAIN = b"cloister release v1\0"
-_LIBRARIES = ("dp-accounting", "flwr", "opacus", "torch")
+LIBRARIES = ("dp-accounting", "flwr", "opacus", "torch")
 _BATCH = 65_536
 _FETCH = "Fetch the release again from whoever made it."
 
@@ -96,17 +103,14 @@ def write_release(
         InputError: If the folder exists or cannot be written.
     """
     statement = run_statement(run, evidence, simulated=simulated)
-    check_new(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise InputError(f"{folder}: {error.strerror}.", remedy="Choose a folder that can be written.") from error
-    try:
-        save_file(run.model.released_state(), draft / _WEIGHTS)
+    with whole_folder(folder) as draft:
+        try:
+            save_file(run.model.released_state(), draft / _WEIGHTS)
+        except SafetensorError as error:
+            raise InputError(f"{folder} cannot be written: {error}.", remedy="Check space and permissions.") from error
         (draft / _STUDY).write_text(run.study.text, encoding="utf-8")
         (draft / _STATEMENT).write_text(_json(statement.to_mapping()), encoding="utf-8")
-        (draft / _WORDS).write_text("\n".join(statement.sentences()) + "\n", encoding="utf-8")
+        (draft / _WORDS).write_text(statement_text(statement), encoding="utf-8")
         (draft / _PROVENANCE).write_text(_json(_provenance(run, evidence, simulated=simulated)), encoding="utf-8")
         if signed is not None:
             (draft / _SIGNED).write_text(signed.to_text(), encoding="utf-8")
@@ -115,41 +119,6 @@ def write_release(
         (draft / _SUMS).write_text(sums, encoding="utf-8")
         if key is not None:
             (draft / _SIGNATURE).write_text(key.sign(_DOMAIN + sums.encode()).hex() + "\n", encoding="utf-8")
-        _settle(draft)
-        os.replace(draft, folder)  # noqa: PTH105 - Path.replace is the same call; os names what is relied on
-        _synchronise(folder.parent)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{folder} cannot be written: {error}.", remedy="Check space and permissions.") from error
-    finally:
-        # After the move there is nothing left to remove.
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _settle(draft: Path) -> None:
-    """Let others read what is complete, and see to it that a power cut leaves it so."""
-    draft.chmod(0o755)
-    for path in draft.iterdir():
-        path.chmod(0o644)
-        _synchronise(path)
-    _synchronise(draft)
-
-
-def _synchronise(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def check_new(folder: Path) -> None:
-    """Refuse a folder that exists, before hours of training are spent on it.
-
-    Raises:
-        InputError: If it exists.
-    """
-    if folder.exists():
-        raise InputError(f"{folder} exists.", remedy="Choose a new folder: a release is never overwritten.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -161,6 +130,7 @@ class Release:
         study: The study.
         schema: Its data dictionary.
         statement: The privacy statement.
+        words: What statement.txt says; whether that is the same is for `server.verification` to say.
         provenance: Run, sites, code, versions.
         model: The generator.
         coordinator: Public key of the coordinator that signed study and release, 64 hexadecimal digits; None where
@@ -171,6 +141,7 @@ class Release:
     study: Study
     schema: Schema
     statement: Statement
+    words: str
     provenance: Mapping[str, Any]
     model: Family
     coordinator: str | None = None
@@ -180,19 +151,27 @@ class Release:
         """Read a release.
 
         Raises:
-            ReleaseError: If a file is missing, changed or of another version, or a signature does not hold.
+            ReleaseError: If a file is missing, changed, of another version or of another form than
+                :func:`write_release` gives it, or a signature does not hold.
         """
         folder = Path(folder)
         signed = _check_sums(folder)
         try:
-            study = Study.from_text((folder / _STUDY).read_text(encoding="utf-8"))
-            statement = Statement.from_mapping(json.loads((folder / _STATEMENT).read_text(encoding="utf-8")))
-            provenance = json.loads((folder / _PROVENANCE).read_text(encoding="utf-8"))
+            texts = {name: (folder / name).read_bytes().decode() for name in (_STUDY, _STATEMENT, _WORDS, _PROVENANCE)}
+            study = Study.from_text(texts[_STUDY])
+            statement = Statement.from_mapping(json.loads(texts[_STATEMENT]))
+            provenance = json.loads(texts[_PROVENANCE])
+            forms = {_STUDY: study.text, _STATEMENT: _json(statement.to_mapping()), _PROVENANCE: _json(provenance)}
             state = load_file(folder / _WEIGHTS)
             model = build_study_model(study)
-        except (ValueError, OSError, SafetensorError, CloisterError) as error:
+        except (ValueError, OSError, RecursionError, SafetensorError, CloisterError) as error:
             raise ReleaseError(f"{folder} cannot be read: {error}.", remedy=_FETCH) from error
-        if not isinstance(provenance, dict) or provenance.get("version") != RELEASE_VERSION:
+        for name, text in forms.items():
+            # What reads alike but is written otherwise, or names a key twice, could show a person something else.
+            if texts[name] != text:
+                raise ReleaseError(f"{folder}/{name} is not in the one form that a release has.", remedy=_FETCH)
+        found = provenance.get("version") if isinstance(provenance, dict) else None
+        if type(found) is not int or found != RELEASE_VERSION:
             raise ReleaseError(
                 f"{folder} is not of version {RELEASE_VERSION}.", remedy="Use the Cloister that made it."
             )
@@ -208,6 +187,7 @@ class Release:
             study=study,
             schema=study_schema(study),
             statement=statement,
+            words=texts[_WORDS],
             provenance=provenance,
             model=model.to(device).eval(),
             coordinator=coordinator,
@@ -241,6 +221,11 @@ class Release:
             yield codec.decode(codes, generator=generator)
 
 
+def statement_text(statement: Statement) -> str:
+    """Return what statement.txt says of a statement."""
+    return "\n".join(statement.sentences()) + "\n"
+
+
 def run_statement(run: StudyRun, evidence: Evidence, *, simulated: bool) -> Statement:
     """Return what the run promises to every unit of every site, from the rounds that were completed."""
     entries = sorted(set(evidence.entries.values()) - {NO_ENTRY})
@@ -260,7 +245,7 @@ def _provenance(run: StudyRun, evidence: Evidence, *, simulated: bool) -> dict[s
         "unfinished_rounds": evidence.unfinished,
         "seconds": round(evidence.seconds, 1),
         "device": str(run.model.device),
-        "versions": {"cloister": VERSION} | {name: version(name) for name in _LIBRARIES},
+        "versions": {"cloister": VERSION} | {name: version(name) for name in LIBRARIES},
         "sites": {
             name: {
                 "public_key": key,
@@ -286,6 +271,8 @@ def _check_sums(folder: Path) -> bool:
         lines = (folder / _SUMS).read_text(encoding="utf-8").splitlines()
         pairs = [line.split("  ", 1) for line in lines]
         sums = {name: digest for digest, name in pairs}
+        if len(sums) != len(pairs):
+            raise ReleaseError(f"{folder}/{_SUMS} names a file twice.", remedy=_FETCH)
     except (OSError, ValueError) as error:
         raise ReleaseError(f"{folder} is no release: no readable {_SUMS}.", remedy="Check the path.") from error
     signed = _SIGNED in sums or (folder / _SIGNATURE).exists()

@@ -1,11 +1,16 @@
-"""What many tests need: a tiny public table, and a study of it."""
+"""What many tests need: a tiny public table, a study of it, and what is left of a run among sites with ledgers."""
 
+import hashlib
+import json
+import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from protocol.study import Study
 from records.dataset import Records
@@ -24,36 +29,13 @@ SCHEMA: dict[str, Any] = {
 @pytest.fixture
 def tiny_study() -> Callable[..., Study]:
     """Return a builder of a study of two sites and three rounds; sections may be overridden."""
-
-    def build(**sections: dict[str, Any]) -> Study:
-        mapping: dict[str, Any] = {
-            "study": {"name": "tiny", "purpose": "A test."},
-            "schema": SCHEMA,
-            "model": {"family": "vae", "options": {"latent": 2}},
-            "training": {"rounds": 3},
-            "privacy": {"epsilon": 5.0, "delta": 1e-4, "sample_rate": 0.5},
-            "federation": {"sites": 2, "public_records": 100},
-        }
-        for name, section in sections.items():
-            mapping[name] = mapping[name] | section
-        return Study.from_mapping(mapping)
-
-    return build
+    return _study
 
 
 @pytest.fixture
 def tiny_records() -> Callable[..., Records]:
     """Return a builder of records whose ``ill`` depends on ``age``."""
-
-    def build(count: int, *, seed: int = 0) -> Records:
-        generator = np.random.default_rng(seed)
-        age = generator.integers(0, 10, count)
-        colour = generator.integers(0, 4, count)
-        ill = (generator.random(count) < age / 10).astype(int)
-        codes = np.stack([age, colour, ill], axis=1).astype(np.int32)
-        return Records(codes=codes, persons=None, schema=Schema.from_mapping(SCHEMA))
-
-    return build
+    return lambda count, *, seed=0: _records(count, seed=seed)
 
 
 @pytest.fixture
@@ -79,3 +61,166 @@ def given_noise(tiny_study: Callable[..., Study]) -> Callable[..., Study]:
         return replace(study, privacy=terms)
 
     return build
+
+
+@dataclass(kw_only=True)
+class Deployed:
+    """What is left of a run whose sites had ledgers of their own: the release, and what its sites can show.
+
+    Attributes:
+        folder: The release.
+        study: With the sites' keys in it.
+        coordinator: The key that signed it.
+        keys: The sites' keys.
+        entries: All entries of each site's ledger; of another study, too.
+        told: The sites' transcripts, where there was a secure sum.
+    """
+
+    folder: Path
+    study: Study
+    coordinator: Ed25519PrivateKey
+    keys: dict[str, Ed25519PrivateKey]
+    entries: dict[str, tuple[Any, ...]]
+    told: dict[str, Path]
+
+    def extract(self, site: str) -> Any:
+        """What the site's ledger says of the study."""
+        from privacy.ledger import LedgerExtract
+
+        time = self.entries[site][-1].time
+        return LedgerExtract.of(self.entries[site], site=site, study=self.study.hash, time=time, key=self.keys[site])
+
+    def copy(self, target: Path) -> Path:
+        """A copy of the release to meddle with."""
+        return Path(shutil.copytree(self.folder, target))
+
+    def rewrite(self, folder: Path, name: str, edit: Callable[[Any], object]) -> None:
+        """Change a JSON file of a release as a coordinator that lies well would: in its form, its words with it."""
+        from privacy.statement import Statement
+        from server.release import statement_text
+
+        value = json.loads((folder / name).read_text("utf-8"))
+        edit(value)
+        (folder / name).write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", "utf-8")
+        if name == "statement.json":
+            (folder / "statement.txt").write_text(statement_text(Statement.from_mapping(value)), "utf-8")
+
+    def name(self, folder: Path, entries: dict[str, str]) -> Path:
+        """Let a release name other entries, as if its sites' ledgers had been like that from the beginning."""
+        named: list[str] = []
+
+        def change(provenance: Any) -> None:
+            for site, entry in entries.items():
+                provenance["sites"][site]["last_ledger_entry"] = entry
+            named.extend(sorted({one["last_ledger_entry"] for one in provenance["sites"].values()}))
+
+        self.rewrite(folder, "provenance.json", change)
+        self.rewrite(folder, "statement.json", lambda value: value.update(ledger_entries=named))
+        self.seal(folder)
+        return folder
+
+    def seal(self, folder: Path) -> None:
+        """Write checksums and signature anew, as a coordinator that lies would."""
+        names = [line.split("  ")[1] for line in (folder / "SHA256SUMS").read_text("utf-8").splitlines()]
+        sums = "".join(f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names)
+        (folder / "SHA256SUMS").write_text(sums, "utf-8")
+        if (folder / "SIGNATURE").exists():
+            signature = self.coordinator.sign(b"cloister release v1\0" + sums.encode()).hex()
+            (folder / "SIGNATURE").write_text(signature + "\n", "utf-8")
+
+
+@pytest.fixture(scope="session")
+def deploy() -> Callable[..., Deployed]:
+    """Return a function that runs a study among sites with ledgers on the disk, and signs its release."""
+
+    def run(root: Path, study: Study, records: dict[str, Records]) -> Deployed:
+        import torch
+
+        from client.app import app
+        from client.site import resident
+        from privacy.ledger import Ledger
+        from privacy.plan import PrivacyPlan
+        from protocol.signed_study import SignedStudy
+        from server.release import write_release
+        from server.study_run import StudyRun
+        from simulations.federation import simulated_site, with_roster
+        from simulations.grid import InMemoryGrid
+
+        keys = {name: Ed25519PrivateKey.generate() for name in records}
+        study, coordinator = with_roster(study, keys), Ed25519PrivateKey.generate()
+        event = PrivacyPlan.from_study(study).round_event
+        sites, ledgers = {}, {}
+        for name, key in keys.items():
+            (root / name).mkdir(parents=True)
+            ledgers[name] = Ledger.create(root / name / "ledger.sqlite", key=key, data_set=f"wards-of-{name}")
+            if event is not None:
+                other = replace(event, noise_multiplier=50.0)
+                ledgers[name].charge(study="0" * 64, run="0" * 64, round=1, event=other, ceilings=())
+            sites[name] = simulated_site(name, study, records[name], device="cpu", key=key)
+            sites[name].policy = replace(sites[name].policy, epsilon=300.0)
+            sites[name].ledger = ledgers[name]
+            sites[name].transcripts = root / "told" / name
+        with resident(sites) as nodes:
+            grid = InMemoryGrid(app, nodes)
+            with grid.as_server():
+                made = StudyRun(grid, study, device=torch.device("cpu"))
+                evidence = made.execute()
+        signed = SignedStudy.sign(study, coordinator)
+        write_release(root / "release", made, evidence, simulated=False, signed=signed, key=coordinator)
+        entries = {name: ledger.entries() for name, ledger in ledgers.items()}
+        for ledger in ledgers.values():
+            ledger.close()
+        return Deployed(
+            folder=root / "release",
+            study=study,
+            coordinator=coordinator,
+            keys=keys,
+            entries=entries,
+            told={path.parent.name: path for path in sorted((root / "told").rglob("*.json"))},
+        )
+
+    return run
+
+
+def _records(count: int, *, seed: int) -> Records:
+    """Records whose ``ill`` depends on ``age``."""
+    generator = np.random.default_rng(seed)
+    age = generator.integers(0, 10, count)
+    colour = generator.integers(0, 4, count)
+    ill = (generator.random(count) < age / 10).astype(int)
+    codes = np.stack([age, colour, ill], axis=1).astype(np.int32)
+    return Records(codes=codes, persons=None, schema=Schema.from_mapping(SCHEMA))
+
+
+def _study(**sections: dict[str, Any]) -> Study:
+    """A study of two sites and three rounds; sections may be overridden."""
+    mapping: dict[str, Any] = {
+        "study": {"name": "tiny", "purpose": "A test."},
+        "schema": SCHEMA,
+        "model": {"family": "vae", "options": {"latent": 2}},
+        "training": {"rounds": 3},
+        "privacy": {"epsilon": 5.0, "delta": 1e-4, "sample_rate": 0.5},
+        "federation": {"sites": 2, "public_records": 100},
+    }
+    for name, section in sections.items():
+        mapping[name] = mapping[name] | section
+    return Study.from_mapping(mapping)
+
+
+@pytest.fixture(scope="session")
+def deployed(tmp_path_factory: pytest.TempPathFactory, deploy: Callable[..., Deployed]) -> Deployed:
+    """A release of two sites that each added the whole noise. Nobody may change it."""
+    records = {name: _records(30, seed=seed) for seed, name in enumerate(("north", "south"))}
+    return deploy(tmp_path_factory.mktemp("deployed"), _study(), records)
+
+
+@pytest.fixture(scope="session")
+def deployed_sum(tmp_path_factory: pytest.TempPathFactory, deploy: Callable[..., Deployed]) -> Deployed:
+    """A release of a secure sum over six sites, with their transcripts. Nobody may change it."""
+    study = _study(
+        study={"name": "tiny-sum"},
+        privacy={"trust": "sum"},
+        federation={"sites": 6, "dropouts": 1, "colluders": 1},
+    )
+    records = {name: _records(20, seed=seed) for seed, name in enumerate("abcdef")}
+    return deploy(tmp_path_factory.mktemp("deployed-sum"), study, records)

@@ -30,6 +30,7 @@ from protocol.study import Study
 from protocol.terms import NoiseOrigin, Relation, Trust, Unit
 
 DELTA_WITHOUT_POLICY = 1e-6
+_LEAST_DIGITS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +158,21 @@ class Account:
         found = self.studies.get(study)
         return f"{study[:12]}…" if found is None else found.name
 
+    def charged_study(self, wanted: str) -> str:
+        """Find a study that was charged, by its name or the first digits of its hash.
+
+        Raises:
+            InputError: If there is none, or more than one.
+        """
+        charged = dict.fromkeys(run.study for run in self.runs)
+        digits = wanted.rstrip("….").lower()
+        found = [study for study in charged if len(digits) >= _LEAST_DIGITS and study.startswith(digits)]
+        found = found or [study for study in charged if self.name(study) == wanted]
+        if len(found) != 1:
+            known = ", ".join(f"{self.name(study)} ({study[:12]})" for study in charged) or "none"
+            raise InputError(f"{wanted} names {len(found)} studies of the ledger.", remedy=f"Charged were: {known}.")
+        return found[0]
+
     def ceilings(self, relation: Relation = Relation.ADD_REMOVE) -> tuple[Ceiling, ...]:
         """The policy's ceilings; none where there is no policy."""
         return () if self.policy is None else self.policy.ceilings(relation)
@@ -224,25 +240,6 @@ def known_studies(folder: Path, *, key: Ed25519PublicKey) -> dict[str, Study]:
             continue  # it lends nobody a name; `cloister site doctor` says what is wrong with it
         found[consent.study.hash] = consent.study
     return found
-
-
-def recount(entries: Iterable[Entry]) -> Counter[NoisyRelease]:
-    """Count compositions from the entries' own words, without the ledger's rules: a second pair of eyes.
-
-    Args:
-        entries: Of a ledger.
-
-    Returns:
-        Number of compositions of each event.
-    """
-    charges = {entry.hash: entry.record for entry in entries if isinstance(entry.record, Charge)}
-    rounds = {name: charge.rounds for name, charge in charges.items()}
-    rounds |= {entry.record.reservation: entry.record.used_rounds for entry in entries
-               if isinstance(entry.record, Settlement)}  # fmt: skip
-    counts: Counter[NoisyRelease] = Counter()
-    for name, charge in charges.items():
-        counts[replace(charge.event, count=1)] += rounds[name] * charge.event.count
-    return +counts
 
 
 def in_brief(events: Sequence[NoisyRelease]) -> str:

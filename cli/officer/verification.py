@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from cli.officer.account import Account, recount
+from cli.officer.account import Account
 from client import egress
 from client.egress import EgressLine
 from privacy import wording
 from privacy.accounting import ACCOUNTANT, accountant_version
-from privacy.ledger import Charge, Entry, Seal
+from privacy.ledger import Charge, Entry, Seal, recount
 from protocol.keys import public_hex
 
 _EGRESS = "egress.jsonl"

@@ -16,7 +16,12 @@ from protocol.errors import LedgerError
 if TYPE_CHECKING:
     from cli.officer.account import Account
 
-EXAMPLES = "\b\nExamples:\n  cloister site ledger\n  cloister site ledger --verify --html ledger.html"
+EXAMPLES = (
+    "\b\nExamples:\n"
+    "  cloister site ledger\n"
+    "  cloister site ledger --verify --html ledger.html\n"
+    "  cloister site ledger --extract hearts --out hearts.ledger.json"
+)
 
 
 def ledger(
@@ -28,16 +33,27 @@ def ledger(
     verify: Annotated[
         bool, typer.Option("--verify", help="Check every entry, and work the total out again by other accountants.")
     ] = False,
+    extract: Annotated[
+        str | None,
+        typer.Option(metavar="STUDY", help="Write the signed entries of one study to --out, for cloister verify."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Where --extract writes.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Let --html replace an existing file.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Let --html and --out replace an existing file.")] = False,
 ) -> None:
     """Show what was spent on this site's records, by study and run, and what is left under each ceiling.
 
-    It can be read while the client runs. Ends with status 1 where the ledger is damaged or does not add up.
+    It can be read while the client runs. Ends with status 1 where the ledger is damaged or does not add up. An extract
+    tells of other studies nothing but how many entries and noisy sums there were in between.
     """
     from cli.officer.account import Account
     from cli.officer.verification import Books, verify_books
 
+    if (extract is None) != (out is None):
+        raise typer.BadParameter("give both or neither", param_hint="--extract, --out")
+    if extract is not None and out is not None:
+        _write_extract(site, extract, out, force=force)
+        return
     if html is not None:
         check_output(html, force=force)
     books = Books.open(site) if verify else None
@@ -60,6 +76,31 @@ def ledger(
             f"{len(found.faults)} things do not add up.",
             remedy="Release nothing until it is understood: keep ledger.sqlite and egress.jsonl as evidence.",
         )
+
+
+def _write_extract(site: Path, study: str, out: Path, *, force: bool) -> None:
+    """Write what the ledger says of one study, signed with the site's key."""
+    from datetime import UTC, datetime
+
+    from cli.officer.account import Account
+    from privacy.ledger import LedgerExtract
+    from protocol.keys import read_identity
+
+    check_output(out, force=force)
+    account = Account.open(site)
+    made = LedgerExtract.of(
+        account.entries,
+        site=account.site,
+        study=account.charged_study(study),
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        key=read_identity(site / "key.pem"),
+    )
+    with new_file(out, force=force) as part:
+        part.write_text(made.to_text(), encoding="utf-8")
+    sys.stderr.write(
+        f"cloister: written: {out}, {len(made.entries)} of {len(account.entries)} entries, about"
+        f" {account.name(made.study)} alone. Check it with a release: cloister verify RELEASE --ledger {out}\n"
+    )
 
 
 def to_mapping(account: "Account") -> dict[str, Any]:

@@ -31,6 +31,28 @@ role="note"><strong>$warning_title</strong> $warning</aside> $body </main> <foot
 Cloister. The page is complete in itself: it loads nothing and runs no script.</p></footer> </body> </html>
 """)
 
+# The same without the warning: for pages on which nothing was computed from a record.
+_PLAIN_FRAME = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="color-scheme" content="light">
+<title>$title</title>
+<style>$style</style>
+</head>
+<body>
+<a class="skip" href="#content">Skip to the content</a>
+<header><div class="wide"><h1>$title</h1><p class="lead">$lead</p></div></header>
+<main id="content" class="wide">
+$body
+</main>
+<footer><div class="wide"><p>Made by Cloister. The page loads nothing and runs no script. $footer</p></div></footer>
+</body>
+</html>
+""")
+
 _STYLE = """
 :root{--ink:#1d2530;--soft:#4a5565;--line:#dfe4ea;--paper:#fff;--ground:#f4f6f8;--real:#0072b2;
 --synthetic:#d55e00;--synthetic-ink:#a34700;--warn:#fff6e0;--warn-line:#e0a100}
@@ -101,6 +123,13 @@ th,td{text-align:right;padding:7px 10px;border-bottom:1px solid var(--line);whit
 tr>:first-child{text-align:left;white-space:normal;overflow-wrap:break-word;min-width:132px}
 thead th{color:var(--soft);white-space:normal}
 tbody th{font-weight:500}
+.words th,.words td,.words tr>:first-child{text-align:left;white-space:normal;vertical-align:top;overflow-wrap:anywhere}
+.words tr>:first-child{width:24%}
+.words tbody tr:last-child>*{border-bottom:0}
+.told{overflow-wrap:anywhere}
+.told ul{margin:0}
+.told li+li{margin-top:4px}
+.told a{color:#005a8d}
 details{margin-top:16px}
 summary{cursor:pointer;font-weight:600;padding:6px 0}
 summary:focus-visible,a:focus-visible,.scroll:focus-visible{outline:3px solid var(--real);outline-offset:2px}
@@ -134,10 +163,38 @@ def page(*, title: str, lead: str, body: Sequence[str]) -> str:
     )
 
 
+def plain_page(*, title: str, lead: str, body: Sequence[str], footer: str = "") -> str:
+    """Put sections that were computed from no record into a frame without the warning.
+
+    Args:
+        title: Plain text; escaped here.
+        lead: Plain text; escaped here.
+        body: Sections, HTML that is escaped already.
+        footer: Plain text; escaped here.
+
+    Returns:
+        The whole document.
+    """
+    return _PLAIN_FRAME.substitute(
+        title=escape(title), lead=escape(lead), style=_STYLE, body="\n".join(body), footer=escape(footer)
+    )
+
+
 def section(heading: str, intro: str, *parts: str) -> str:
     """Make a section of plain texts (escaped here) and of ``parts`` in HTML (escaped already)."""
     top = f'<section>\n<h2>{escape(heading)}</h2>\n<p class="intro">{escape(intro)}</p>'
     return "\n".join((top, *parts, "</section>"))
+
+
+def words_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, label: str) -> str:
+    """Make a table of sentences, which are broken into lines, rather than of numbers."""
+    return f'<div class="panel words">{table(head, rows, label=label)}</div>'
+
+
+def sentences(texts: Sequence[str]) -> str:
+    """Make a list of plain texts."""
+    listed = "".join(f"<li>{escape(text)}</li>" for text in texts)
+    return f'<div class="panel told"><ul>{listed}</ul></div>'
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, label: str) -> str:

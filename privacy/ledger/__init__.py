@@ -2,6 +2,8 @@
 
 from privacy.ledger.book import Ledger
 from privacy.ledger.entries import Charge, Entry, Opening, Seal, Settlement
+from privacy.ledger.extract import LedgerExtract
+from privacy.ledger.recount import recount
 from privacy.ledger.round_state import Charged, RoundState, Sealed, Spent, Uncharged
 from privacy.ledger.verification import read_entries
 
@@ -10,6 +12,7 @@ __all__ = [
     "Charged",
     "Entry",
     "Ledger",
+    "LedgerExtract",
     "Opening",
     "RoundState",
     "Seal",
@@ -18,4 +21,5 @@ __all__ = [
     "Spent",
     "Uncharged",
     "read_entries",
+    "recount",
 ]

@@ -28,12 +28,16 @@ class Chain:
     The state is never stored: it is recomputed from the entries, by the site and by anybody who verifies. A
     record is checked whole before anything is changed.
 
+    Args:
+        whole: Whether all entries will be given; False for an excerpt, in whose gaps the ledger says something else.
+
     Attributes:
-        entries: All entries, in order.
+        entries: All entries that were given, in order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, whole: bool = True) -> None:
         self.entries: list[Entry] = []
+        self._whole = whole
         self._counts: Counter[NoisyRelease] = Counter()
         self._taken: dict[tuple[str, str], set[int]] = {}
         self._reserved: dict[str, Charge] = {}
@@ -140,11 +144,9 @@ class Chain:
         Raises:
             LedgerError: If the entry is out of place or its record may not come next.
         """
-        if (entry.position, entry.previous) != (len(self.entries), self.head) or isinstance(entry.position, bool):
-            raise LedgerError(f"Ledger entry {entry.position!r} is out of place in the chain.", remedy=DAMAGED)
+        self._check_place(entry)
         self.check(entry.record)
-        if entry.compositions != self.compositions_after(entry.record):
-            raise LedgerError(f"The running total of entry {entry.position} does not add up.", remedy=DAMAGED)
+        self._check_total(entry)
         now = moment(entry.time)
         self._latest = now if self._latest is None else max(now, self._latest)
         if isinstance(entry.record, Charge):
@@ -154,6 +156,25 @@ class Chain:
         if isinstance(entry.record, Seal):
             self._seals[entry.record.charge] = entry.record.digest
         self.entries.append(entry)
+
+    def _check_place(self, entry: Entry) -> None:
+        following = self.entries[-1].position + 1 if self.entries else 0
+        behind_a_gap = not self._whole and bool(self.entries) and entry.position > following
+        if isinstance(entry.position, bool) or (
+            (entry.position, entry.previous) != (following, self.head) and not behind_a_gap
+        ):
+            raise LedgerError(f"Ledger entry {entry.position!r} is out of place in the chain.", remedy=DAMAGED)
+
+    def _check_total(self, entry: Entry) -> None:
+        """Compare the running total; behind a gap it holds what was charged there as well."""
+        total = self.compositions_after(entry.record)
+        if not self._whole:
+            foreign = self.entries[-1].compositions - self._counts.total() if self.entries else 0
+            if self.entries and entry.position > self.entries[-1].position + 1:
+                foreign = max(0, entry.compositions - total)
+            total += foreign
+        if entry.compositions != total:
+            raise LedgerError(f"The running total of entry {entry.position} does not add up.", remedy=DAMAGED)
 
     def _check_charge(self, charge: Charge) -> None:
         taken = self._taken.get((charge.study, charge.run), set())

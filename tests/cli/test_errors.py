@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "cli.app"]
-COMMANDS = ["demo", "simulate", "sample", "evaluate", "schema draft", "schema check"]
+COMMANDS = ["demo", "simulate", "sample", "evaluate", "audit mechanism", "audit model", "audit release",
+            "audit channel", "audit check", "schema draft", "schema check"]  # fmt: skip
 
 
 def process(*arguments, **options):

@@ -219,6 +219,11 @@ def test_the_officers_guide(world):
     carry_out(world, read("guide-privacy-officer"))
     officer = world.machine("officer")
     assert (officer.folder / "ledger.html").read_text().startswith("<!")
+    checked = "".join(officer.outputs)
+    assert "north: its ledger shows 5 of the 5 rounds, each charged once" in checked
+    assert "BAD" not in checked
+    assert (officer.folder / "masses-bundle" / "index.html").is_file()
+    assert (officer.folder / "masses-bundle" / "ledgers" / "north.json").is_file()
     record = (officer.folder / "srv" / "cloister" / "egress.jsonl").read_text()
     lines = [json.loads(line) for line in record.splitlines()]
     assert sum(line["kind"] == "contribution" for line in lines) == ROUNDS
@@ -298,7 +303,7 @@ def fault(line: str) -> str | None:
     return f"{line}: no option {odd}" if odd else None
 
 
-@pytest.mark.parametrize("name", [*GUIDES, "operations", "schema", "models"])
+@pytest.mark.parametrize("name", [*GUIDES, "operations", "schema", "models", "audits"])
 def test_every_command_that_a_guide_mentions_exists(name):
     mentioned = spans(read(name))
     assert [found for line in mentioned if (found := fault(line))] == []
@@ -333,6 +338,6 @@ def test_the_partners_guide_has_two_pages():
 
 
 def test_links_between_guides_lead_somewhere():
-    for name in [*GUIDES, "operations"]:
+    for name in [*GUIDES, "operations", "audits"]:
         for target in re.findall(r"\]\(([^)#:]+)\)", read(name)):
             assert (ROOT / "docs" / target).exists(), f"{name}: {target}"

@@ -206,7 +206,7 @@ class Deployment:
         for owner, name in ((os, "fsync"), (os, "replace"), (Path, "replace"), (Path, "unlink"), (Path, "write_text")):
             dying(owner, name)
         # The dead tidy nothing up.
-        patch.setattr("server.release.shutil.rmtree", lambda *_, **__: None)
+        patch.setattr("server.whole_folder.shutil.rmtree", lambda *_, **__: None)
         self.grid.step = step
         try:
             self.serve()

@@ -362,4 +362,6 @@ def test_a_round_whose_shares_are_lost_ends_without_a_sum(
         released = Release.open(deployed.folder / "release", device=torch.device("cpu"))
         told_of = [read_transcript(path) for path in (tmp_path / "told").rglob("*.json")]
         assert len(told_of) == 6
-        assert any("told a, b, c, d, e, f the same" in sentence for sentence in verify_release(released, told_of))
+        found = verify_release(released, transcripts=told_of)
+        assert found.faults == ()
+        assert any("told a, b, c, d, e, f the same" in sentence for sentence in found.passed)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -125,8 +126,8 @@ def test_a_release_is_complete_or_absent(
 
     monkeypatch.setattr(server.release, "save_file", dying(save_file))
     monkeypatch.setattr(Path, "write_text", dying(Path.write_text))
-    monkeypatch.setattr(server.release.os, "replace", dying(server.release.os.replace))
-    monkeypatch.setattr(server.release.shutil, "rmtree", lambda *_, **__: None)
+    monkeypatch.setattr(os, "replace", dying(os.replace))
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
     folder = tmp_path / "release"
     with pytest.raises(Killed):
         write_release(folder, run, evidence, simulated=True)

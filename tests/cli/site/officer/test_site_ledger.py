@@ -13,13 +13,13 @@ from html.parser import HTMLParser
 import pytest
 
 from cli.officer import verification
-from cli.officer.account import Account, recount
+from cli.officer.account import Account
 from cli.officer.ledger_chart import spending
 from cli.officer.ledger_page import ledger_page
 from cli.officer.verification import Books, verify_books
 from privacy.accounting import cross_check
 from privacy.ceiling import Ceiling
-from privacy.ledger import Charge, Ledger, Settlement
+from privacy.ledger import Charge, Ledger, Settlement, recount
 from privacy.plan import PrivacyPlan
 from privacy.statement import Statement
 from protocol.errors import LedgerError

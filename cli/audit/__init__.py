@@ -1,0 +1,1 @@
+"""``cloister audit``: experiments that try to break a statement, and their signed reports."""

@@ -1,0 +1,1 @@
+"""Inversion of gradients that were sent."""

@@ -1,0 +1,1 @@
+"""Canaries, bounds and tests of one noisy step."""

@@ -1,0 +1,1 @@
+"""Attacks on synthetic records alone: what a release gives away to somebody who has nothing but the records in it."""

@@ -1,0 +1,93 @@
+"""The data sheet of the synthetic records: what they are made of, how they come about, what they must not be used for.
+
+After Gebru et al. 2021, "Datasheets for datasets", asked of rows that are drawn and not collected.
+"""
+
+from collections.abc import Sequence
+
+from evaluation.page.skeleton import plain_page, section, sentences, words_table
+from records.column import Column, Kind
+from server.bundle.model_card import limits
+from server.bundle.subject import Subject
+
+_MOST_CATEGORIES = 40
+
+
+def data_sheet(subject: Subject) -> str:
+    """Return the data sheet as one HTML page."""
+    return plain_page(
+        title=f"Data sheet: synthetic records of {subject.name}",
+        lead="What a table drawn from this release holds, where it comes from, and what it must not be used for.",
+        body=[_why(subject), _columns(subject), _left_out(subject), _making(subject), _uses(subject)],
+    )
+
+
+def _why(subject: Subject) -> str:
+    study = subject.study
+    told = [f"Purpose of the study, in its own words: {study.purpose or 'the study names none.'}"]
+    if subject.release.schema.description:
+        told.append(f"The schema says of itself: {subject.release.schema.description}")
+    return section("Why it was made", subject.simulated_words, sentences(told))
+
+
+def _columns(subject: Subject) -> str:
+    schema = subject.release.schema
+    rows = [_row(column, is_target=column.name == schema.target) for column in schema.columns]
+    return section(
+        "What is in it",
+        f"{len(rows)} columns. Kinds, bounds and categories are the study's public data dictionary; they were declared"
+        " public, and are not charged to anybody's ledger.",
+        words_table(("Column", "Kind", "Values", "May be missing", "What it means"), rows, label="Columns"),
+    )
+
+
+def _row(column: Column, *, is_target: bool) -> Sequence[str]:
+    kind = f"{column.kind.value}{', the target' if is_target else ''}"
+    return column.name, kind, _values(column), "yes" if column.missing else "no", column.description
+
+
+def _values(column: Column) -> str:
+    if column.kind is Kind.BOOLEAN:
+        return "true or false"
+    if column.lower is not None:
+        return f"{column.lower} to {column.upper}"
+    shown = [*column.categories[:_MOST_CATEGORIES]]
+    more = len(column.categories) - len(shown)
+    return ", ".join([*shown, *([f"and {more} more"] if more else []), *(["other"] if column.other else [])])
+
+
+def _left_out(subject: Subject) -> str:
+    schema = subject.release.schema
+    told = []
+    if schema.drop:
+        told.append(f"Left out at the sites, before anything was computed: {', '.join(schema.drop)}.")
+    if schema.person is not None:
+        told.append(f"{schema.person} only says whom a record is about. It is in no synthetic row.")
+    if not schema.drop and schema.person is None:
+        told.append("The schema names no column that was left out.")
+    told.append("How many records the sites hold is not in the release: the study's figure is a public one.")
+    return section("What is not in it", "", sentences(told))
+
+
+def _making(subject: Subject) -> str:
+    study = subject.study
+    told = [
+        f"The generator was trained among {len(subject.provenance.sites)} sites: {subject.sites}. What left them"
+        " is told in the threat model.",
+        f"The study names {study.federation.public_records:,} {study.privacy.unit.value}s in all as publicly known."
+        " Divisors follow from that figure, and nothing follows from a count of records.",
+        "A row is drawn from the generator and from nothing else: the same release, number of rows, condition and seed"
+        " give the same rows on the same machine.",
+        "Columns of numbers and dates are modelled in cells between public bounds; inside a cell a value is drawn"
+        " evenly.",
+    ]
+    return section("How it is made", "", sentences(told))
+
+
+def _uses(subject: Subject) -> str:
+    told = [*limits(subject)]
+    if subject.private:
+        told.append(
+            f"The statement covers rows and generator alike, in any number: {subject.release.statement.headline()}"
+        )
+    return section("What it must not be used for, and what covers it", "", sentences(told))

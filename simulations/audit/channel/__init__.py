@@ -1,0 +1,1 @@
+"""Audit of the channel: what the coordinator can read off what sites send."""

@@ -1,0 +1,1 @@
+"""Audit of a trained generator: membership attacks on a twin."""

@@ -1,0 +1,1 @@
+"""Audit of a release: attacks on synthetic records."""
