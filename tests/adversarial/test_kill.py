@@ -10,10 +10,12 @@ import os
 import random
 import select
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -134,6 +136,9 @@ def faults(folder: Path) -> list[str]:
     for number, name in enumerate(SITES):
         place = folder / "sites" / str(number)
         key = load_pem_private_key((place / "key.pem").read_bytes(), password=None).public_key()
+        # A kill in the middle of a write leaves it to be undone by whoever may write next: the site, or this.
+        with closing(sqlite3.connect(place / "ledger.sqlite")) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         paid = {entry.hash: entry.record for entry in read_entries(place / "ledger.sqlite", public_key=key)}  # type: ignore[arg-type]  # an Ed25519 key
         for line in (line for line in lines if line["site"] == name):
             charge = paid.get(line["entry"])

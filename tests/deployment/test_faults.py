@@ -32,6 +32,7 @@ from protocol.keys import read_ec_key
 from protocol.messages import RefusalReason
 from server.deployment.authority import Authority
 from server.deployment.processes.child import Child
+from server.patience import REFUSING
 
 DEADLINE = 12.0
 ROUNDS = 2000
@@ -362,7 +363,7 @@ def waits_for(scene: Scene, job: Path, word: RefusalReason) -> None:
     def told() -> bool:
         said = scene.federation.here("coordinator", "status", "--json", "--folder", str(scene.federation.folder))
         (study,) = [study for study in json.loads(said)["studies"] if study["job"] == job.name]
-        return study["state"] == "waiting" and study["sites"].get("c") == "away" and word.value in study["message"]
+        return study["state"] == "waiting" and study["sites"].get("c") == REFUSING and word.value in study["message"]
 
     scene.federation.wait(told, f"the status says {word!r}", patience=PATIENCE, every=1.0)
 
