@@ -202,7 +202,9 @@ def hold(federation: Loopback, last: int) -> None:
         # It may have been stopped with its answer written and not sent, or with its ledger open: then once more.
         with suppress(CloisterError):
             before = sealed_rounds(federation, "c")
-            federation.wait(lambda: sealed_rounds(federation, "a") > before, f"a seals {before + 1}", patience=10)
+            federation.wait(
+                lambda before=before: sealed_rounds(federation, "a") > before, f"a seals {before + 1}", patience=10
+            )
             return
         os.kill(last, signal.SIGCONT)
         time.sleep(0.5)
