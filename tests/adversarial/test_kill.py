@@ -111,9 +111,9 @@ def main(folder: Path, kills: int) -> None:
             finally:
                 os._exit(1)
         os.close(writing)
-        # Every fifth is killed at any time from its start, the others in the middle of their rounds.
-        if moments.random() < 0.8:
-            select.select([reading], [], [], 20.0)
+        # Every fifth is killed at any time from its start, the others, and an only one, in the middle of their rounds.
+        if kills == 1 or moments.random() < 0.8:
+            select.select([reading], [], [], 60.0)
         time.sleep(moments.uniform(0.0, 0.5))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
