@@ -52,8 +52,8 @@ def model(
     """Attack the trained model: can anybody tell which records it was trained on?
 
     Twins of the study are trained on canaries. Each attack is made on the twin, on a model that saw no canary, and on a
-    twin without privacy, and stands beside the most that a perfect attacker could show with as many canaries. No canary
-    ever touches a real model. With --real the report has to stay where the records are.
+    twin without privacy, and stands beside what a perfect attacker would typically show with as many canaries. No
+    canary ever touches a real model. With --real the report has to stay where the records are.
     """
     from cli.audit.outcome import Audit, Outcome
     from cli.audit.subject import read_records, read_subject, what_was_given

@@ -155,8 +155,8 @@ def _overview(findings: Sequence[Finding]) -> str:
     return (
         '<figure class="narrow"><figcaption>Lower bound against the claim</figcaption>'
         '<p class="intro">Pale blue up to the line: what is claimed. Orange: what the attack proves is spent at the '
-        "least. Triangle: the most that a perfect attacker could have proved with as many canaries, had the claim just "
-        f"been kept.</p>{picture}</figure>"
+        "least. Triangle: what a perfect attacker would typically prove with as many canaries, were the claim just "
+        f"kept.</p>{picture}</figure>"
     )
 
 
