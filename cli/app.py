@@ -118,7 +118,9 @@ def _say(line: str, status: int) -> int:
 
 
 def _one_line(error: click.ClickException) -> str:
-    words = " ".join(error.format_message().split())
+    # Typer and click each add what may have been meant; once is enough.
+    message = error.message if "Did you mean" in error.message else error.format_message()
+    words = " ".join(message.split())
     return words if words.endswith((".", "?", ")")) else f"{words}."
 
 

@@ -6,12 +6,11 @@ It holds public numbers and what is in the ledger, and nothing that was computed
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
-from string import Template
 
 from cli.officer.account import Account, in_brief
 from cli.officer.ledger_chart import spending_svg
 from cli.officer.verification import Verification
-from evaluation.page.skeleton import section, table
+from evaluation.page.skeleton import plain_page, section, table
 from privacy import wording
 from privacy.accounting import CrossCheck, check_tally, tally
 from privacy.ceiling import Ceiling
@@ -21,28 +20,6 @@ from protocol.terms import Relation
 
 _MOST_ENTRIES = 2_000
 _MOST_FAULTS = 5
-# The policy lets the page load nothing at all: everything it shows is inside it.
-_FRAME = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="color-scheme" content="light">
-<title>$title</title>
-<style>$style</style>
-</head>
-<body>
-<a class="skip" href="#content">Skip to the account</a>
-<header><div class="wide"><h1>$title</h1><p class="lead">$lead</p></div></header>
-<main id="content" class="wide">
-$body
-</main>
-<footer class="wide"><p>Made by Cloister. The page is complete in itself: it loads nothing and runs no script.
-Nothing on it was computed from a record.</p></footer>
-</body>
-</html>
-""")
 _STYLE = """
 :root{--ink:#1d2530;--soft:#4a5565;--line:#dfe4ea;--paper:#fff;--ground:#f4f6f8;--spent:#0072b2;--limit:#d55e00;
 --warn:#fff6e0;--warn-line:#e0a100}
@@ -112,8 +89,13 @@ def ledger_page(account: Account, verification: Verification | None) -> str:
         _checked(verification),
         _entries(account.entries),
     ]
-    return _FRAME.substitute(
-        title=escape(title), lead=escape(lead), style=_STYLE, body="\n".join(part for part in body if part)
+    return plain_page(
+        title=title,
+        lead=lead,
+        body=[part for part in body if part],
+        footer="Nothing on it was computed from a record.",
+        skip="Skip to the account",
+        style=_STYLE,
     )
 
 

@@ -1,30 +1,7 @@
-"""The fixed parts of the page of an audit: its frame and its style."""
+"""The fixed parts of the page of an audit: its style and its footer."""
 
-from html import escape
-from string import Template
+from evaluation.page.skeleton import plain_page
 
-# The policy lets the page load nothing at all: everything it shows is inside it.
-_FRAME = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<meta name="color-scheme" content="light">
-<title>$title</title>
-<style>$style</style>
-</head>
-<body>
-<a class="skip" href="#content">Skip to the result</a>
-<header><div class="wide"><h1>$title</h1><p class="lead">$lead</p></div></header>
-<main id="content" class="wide">
-$body
-</main>
-<footer class="wide"><p>Made by Cloister. The page is complete in itself: it loads nothing and runs no script. It is
-drawn from the report and is not signed itself; the signed file is the report.</p></footer>
-</body>
-</html>
-""")
 # No verdict is green: consistent is not a clean bill of health.
 _STYLE = """
 :root{--ink:#1d2530;--soft:#4a5565;--line:#dfe4ea;--paper:#fff;--ground:#f4f6f8;--attack:#d55e00;--control:#0072b2;
@@ -118,4 +95,12 @@ def page(*, title: str, lead: str, body: list[str]) -> str:
     Returns:
         The whole document.
     """
-    return _FRAME.substitute(title=escape(title), lead=escape(lead), style=_STYLE, body="\n".join(body))
+    return plain_page(
+        title=title,
+        lead=lead,
+        body=body,
+        footer="It is drawn from the report and is not signed itself; the signed file is the report.",
+        skip="Skip to the result",
+        style=_STYLE,
+        images=True,
+    )

@@ -37,13 +37,13 @@ _PLAIN_FRAME = Template("""<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'$images">
 <meta name="color-scheme" content="light">
 <title>$title</title>
 <style>$style</style>
 </head>
 <body>
-<a class="skip" href="#content">Skip to the content</a>
+<a class="skip" href="#content">$skip</a>
 <header><div class="wide"><h1>$title</h1><p class="lead">$lead</p></div></header>
 <main id="content" class="wide">
 $body
@@ -163,20 +163,38 @@ def page(*, title: str, lead: str, body: Sequence[str]) -> str:
     )
 
 
-def plain_page(*, title: str, lead: str, body: Sequence[str], footer: str = "") -> str:
-    """Put sections that were computed from no record into a frame without the warning.
+def plain_page(
+    *,
+    title: str,
+    lead: str,
+    body: Sequence[str],
+    footer: str = "",
+    skip: str = "Skip to the content",
+    style: str = _STYLE,
+    images: bool = False,
+) -> str:
+    """Put sections into a frame without the warning: of pages that were computed from no record, or say it themselves.
 
     Args:
         title: Plain text; escaped here.
         lead: Plain text; escaped here.
         body: Sections, HTML that is escaped already.
         footer: Plain text; escaped here.
+        skip: Plain text of the link past the heading; escaped here.
+        style: Style sheet.
+        images: Whether the page may show images that are inside it.
 
     Returns:
         The whole document.
     """
     return _PLAIN_FRAME.substitute(
-        title=escape(title), lead=escape(lead), style=_STYLE, body="\n".join(body), footer=escape(footer)
+        title=escape(title),
+        lead=escape(lead),
+        style=style,
+        skip=escape(skip),
+        images="; img-src data:" if images else "",
+        body="\n".join(body),
+        footer=escape(footer),
     )
 
 

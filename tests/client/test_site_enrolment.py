@@ -490,4 +490,8 @@ def test_answer_is_an_ordinary_certificate(coordinator, tmp_path):
     """What the site holds is what any other program reads as a certificate of that authority."""
     enrol(tmp_path / "site", coordinator.invitation())
     certificate = read_certificate(tmp_path / "site" / "tls.pem")
-    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(coordinator.folder.ca.read_bytes()))
+    authority = x509.load_pem_x509_certificate(coordinator.folder.ca.read_bytes())
+    certificate.verify_directly_issued_by(authority)
+    assert certificate.issuer == authority.subject
+    with pytest.raises(ValueError, match="[Ii]ssuer"):
+        authority.verify_directly_issued_by(certificate)

@@ -4,6 +4,7 @@ Nothing in production code knows of them, and there is no flag that would make i
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -118,11 +119,12 @@ def _forgetful_shares(real: Mechanism, plan: PrivacyPlan) -> Mechanism:
     return replace(real, noise_multiplier=plan.noise_multiplier / math.sqrt(plan.shares.sites))
 
 
-class _OtherTerms(TwinTrainer):
+class _OtherTerms(TwinTrainer, ABC):
     """A trainer that sums gradients under other terms than the study's."""
 
+    @abstractmethod
     def _terms(self, terms: PrivacyTerms) -> PrivacyTerms:
-        raise NotImplementedError
+        """Return the other terms."""
 
     def _sum(self, weights: NDArray[np.float32], *, random: RandomSource) -> NDArray[np.float64]:
         with self._other_plan():
