@@ -64,7 +64,11 @@ MISUSES = [
     (["sample", "r", "--json"], "--json: it needs -o FILE", "cloister sample --help"),
     (["evaluate", "r"], "Missing option '--real'.", "cloister evaluate --help"),
     (["schema", "chek"], "No such command 'chek'.", "cloister schema --help"),
-    (["audit", "mechansim", "x"], "No such command 'mechansim'. Did you mean 'mechanism'? Try:", "cloister audit --help"),
+    (
+        ["audit", "mechansim", "x"],
+        "No such command 'mechansim'. Did you mean 'mechanism'? Try:",
+        "cloister audit --help",
+    ),
 ]
 
 
