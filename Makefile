@@ -2,7 +2,7 @@
 # packages from is left to pip's own settings. Afterwards nothing here needs a network.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check clean
+.PHONY: help setup demo test check results clean
 
 # Nothing of the caller's Python may leak in.
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV CONDA_PREFIX
@@ -22,6 +22,7 @@ help:
 	@echo "make demo    train one private generator among four simulated hospitals and compare"
 	@echo "make test    run the tests"
 	@echo "make check   style, types, import contracts, doctests and tests: what a change must pass"
+	@echo "make results the tables and pictures of docs/results.md, from the runs that are kept there"
 	@echo "make setup   only make the environment in $(VENV)"
 	@echo "make clean   remove the environment and everything that can be made again"
 
@@ -35,6 +36,9 @@ test: $(STAMP)
 
 check: $(STAMP)
 	@PYTHON=$(VENV)/bin/python scripts/check
+
+results: $(STAMP)
+	@$(VENV)/bin/python -m perf.results
 
 $(STAMP): pyproject.toml constraints.txt
 	@python=""; for found in $(PYTHON) python3.11 python3.12 python3.13 python3 python; do \

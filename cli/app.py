@@ -26,6 +26,8 @@ from cli.schema import schema
 from cli.simulate import simulate
 from cli.site.app import site
 from cli.study import study
+from cli.sweep.command import EXAMPLES as SWEEP_EXAMPLES
+from cli.sweep.command import sweep
 from cli.verify import EXAMPLES as VERIFY_EXAMPLES
 from cli.verify import verify
 from protocol.errors import CloisterError
@@ -47,6 +49,7 @@ app.command()(demo)
 app.command()(simulate)
 app.command(epilog=SAMPLE_EXAMPLES)(sample)
 app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
+app.command(epilog=SWEEP_EXAMPLES)(sweep)
 app.command(epilog=VERIFY_EXAMPLES)(verify)
 app.add_typer(audit, name="audit")
 app.add_typer(release, name="release")

@@ -37,7 +37,7 @@ def demo(
     check_new(folder)
     scenario = Scenario.ready("breast_cancer")
     parts = scenario.load(None, scheme=None, sites=None, seed=seed)
-    rounds = scenario.study.training.rounds
+    rounds = scenario.study.rounds
     announce(", ".join(f"{name} has {len(records)} records" for name, records in parts.items()))
     train, _ = hold_out(parts, seed=seed)
     with rounds_progress("four hospitals together", rounds=rounds, quiet=json_output):

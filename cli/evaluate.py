@@ -12,11 +12,13 @@ from cli.sample import LARGEST_SEED, open_release
 from protocol.errors import InputError, RecordsError, SchemaError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
+    from evaluation.images import ImageEvaluation
     from evaluation.report import Evaluation
-    from evaluation.table import CodedTable
     from privacy.statement import Statement
+    from records.bins import Codes
     from records.dataset import Records
     from records.schema import Schema
     from server.release import Release
@@ -60,8 +62,9 @@ def evaluate(
     if output is not None:
         check_output(output, force=force)
     subject = _subject(source, schema, count, device)
-    tables = _tables(subject, real=real, train=train, count=count, seed=seed)
-    found = _evaluated(tables, seed)
+    rows = _rows(subject, real=real, train=train, count=count, seed=seed)
+    found: Evaluation | ImageEvaluation
+    found = _evaluated(rows, seed) if subject.schema.image is None else _evaluated_images(rows, seed, device)
     statement = subject.statement
     words: dict[str, Any] = {
         "statement": None if statement is None else statement.to_mapping(),
@@ -117,7 +120,8 @@ def _synthetic_records(path: Path, schema: "Schema") -> "Records":
 
     # Synthetic rows are about nobody: a person key, where a file has one, is left out.
     keys = () if schema.person is None else (schema.person,)
-    nobody = replace(schema, person=None, drop=(*schema.drop, *keys))
+    # How well they keep to constraints is for the evaluation to show, not a reason to refuse them.
+    nobody = replace(schema, person=None, drop=(*schema.drop, *keys), constraints=())
     try:
         return load_records(path, schema=_as_sampled(nobody))
     except (RecordsError, SchemaError):
@@ -142,21 +146,21 @@ def _as_sampled(schema: "Schema") -> "Schema":
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Tables:
-    """The three tables of an evaluation, and whether the real ones come from one file."""
+class _Rows:
+    """The records of an evaluation, and whether the real ones come from one file."""
 
-    train: "CodedTable"
-    test: "CodedTable"
-    synthetic: "CodedTable"
+    schema: "Schema"
+    train: "Codes"
+    test: "Codes"
+    synthetic: "Codes"
     split: bool
 
 
-def _tables(subject: _Subject, *, real: str, train: str | None, count: int | None, seed: int) -> _Tables:
+def _rows(subject: _Subject, *, real: str, train: str | None, count: int | None, seed: int) -> _Rows:
     """Read the real records and draw, or take, the synthetic ones."""
     import numpy as np
 
-    from evaluation.table import coded_table  # Arrow: slow to import
-    from records.dataset import load_records
+    from records.dataset import load_records  # Arrow: slow to import
 
     held = load_records(real, schema=subject.schema)
     if train is None:
@@ -168,12 +172,7 @@ def _tables(subject: _Subject, *, real: str, train: str | None, count: int | Non
     elif subject.release is not None:
         batches = subject.release.sample_codes(count or len(held), allowed={}, seed=seed)
         codes = np.concatenate(list(batches))
-    return _Tables(
-        train=coded_table(subject.schema, training.codes),
-        test=coded_table(subject.schema, test.codes),
-        synthetic=coded_table(subject.schema, codes),
-        split=train is None,
-    )
+    return _Rows(schema=subject.schema, train=training.codes, test=test.codes, synthetic=codes, split=train is None)
 
 
 def _split(records: "Records") -> tuple["Records", "Records"]:
@@ -195,14 +194,16 @@ def _split(records: "Records") -> tuple["Records", "Records"]:
     return records.take(first), records.take(second)
 
 
-def _evaluated(tables: _Tables, seed: int) -> "Evaluation":
-    """Measure, and note where the real training rows come from."""
+def _evaluated(rows: _Rows, seed: int) -> "Evaluation":
+    """Measure tables, and note where the real training rows come from."""
     import numpy as np
 
     from evaluation.evaluate import evaluate_tables  # scikit-learn and matplotlib: slow to import
+    from evaluation.table import coded_table
 
-    found = evaluate_tables(tables.train, tables.test, tables.synthetic, generator=np.random.default_rng(seed))
-    if not tables.split:
+    train, test, synthetic = (coded_table(rows.schema, codes) for codes in (rows.train, rows.test, rows.synthetic))
+    found = evaluate_tables(train, test, synthetic, generator=np.random.default_rng(seed))
+    if not rows.split:
         return found
     note = (
         "No real training rows were given: --real was split, four fifths for training on real rows, one "
@@ -211,12 +212,49 @@ def _evaluated(tables: _Tables, seed: int) -> "Evaluation":
     return replace(found, notes=(*found.notes, note))
 
 
-def _print_summary(found: "Evaluation", statement: "Statement | None") -> None:
+def _evaluated_images(rows: _Rows, seed: int, device: str) -> "ImageEvaluation":
+    """Measure images, and note where the real training images come from."""
+    import torch
+
+    from evaluation.images import evaluate_images, image_set  # scikit-learn and torch: slow to import
+
+    train, test, synthetic = (image_set(rows.schema, codes) for codes in (rows.train, rows.test, rows.synthetic))
+    found = evaluate_images(train, test, synthetic, trained_on=not rows.split, seed=seed, device=torch.device(device))
+    if not rows.split:
+        return found
+    note = (
+        "No real training images were given: --real was split, four fifths for training on real images, one fifth for "
+        "testing. Whether training images are repeated cannot be said: add --train FILE."
+    )
+    return replace(found, notes=(*found.notes, note))
+
+
+def _print_summary(found: "Evaluation | ImageEvaluation", statement: "Statement | None") -> None:
     """Print the few numbers that matter most."""
     from rich.console import Console  # slow to import
 
+    from evaluation.report import Evaluation  # matplotlib: slow to import
+
     console = Console(highlight=False, soft_wrap=True)
     console.print("No privacy statement." if statement is None else statement.headline(), markup=False)
+    if isinstance(found, Evaluation):
+        _print_table(found, console)
+    else:
+        _print_images(found, console)
+    for note in found.notes:
+        console.print(note, markup=False)
+
+
+def _print_images(found: "ImageEvaluation", console: "Console") -> None:
+    """Print the measures of images."""
+    trained = "" if found.train_images is None else f"{found.train_images:,} real training, "
+    console.print(f"{found.synthetic_images:,} synthetic, {trained}{found.test_images:,} real test images\n")
+    rows = [(name, (number, real)) for name, number, real, _ in found.lines()]
+    console.print(_grid("Measures of images (the report says what they mean)", ("synthetic", "real"), rows))
+
+
+def _print_table(found: "Evaluation", console: "Console") -> None:
+    """Print the measures of tables."""
     trained = "" if found.train_rows is None else f"{found.train_rows:,} real training, "
     console.print(f"{found.synthetic_rows:,} synthetic, {trained}{found.test_rows:,} real test records\n")
     names = ("synthetic", *(stick.name for stick in found.yardsticks))
@@ -234,8 +272,6 @@ def _print_summary(found: "Evaluation", statement: "Statement | None") -> None:
         console.print(_grid(title, ("synthetic", "real"), learners))
     told = f"Told from real records with AUROC {found.detection.auroc:.3f} (0.5 is best, 1 is worst)."
     console.print(told)
-    for note in found.notes:
-        console.print(note, markup=False)
 
 
 def _grid(title: str, names: Sequence[str], rows: Sequence[tuple[str, Sequence[float | None]]]) -> "Table":

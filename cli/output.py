@@ -22,6 +22,8 @@ class TableFormat(StrEnum):
 
     PARQUET = "parquet"
     CSV = "csv"
+    NPZ = "npz"
+    PNG = "png"
 
 
 _ENDINGS = {
@@ -29,6 +31,8 @@ _ENDINGS = {
     ".pq": TableFormat.PARQUET,
     ".csv": TableFormat.CSV,
     ".csv.gz": TableFormat.CSV,
+    ".npz": TableFormat.NPZ,
+    ".png": TableFormat.PNG,
 }
 
 
@@ -88,18 +92,20 @@ def table_format(target: Path | None, chosen: TableFormat | None) -> TableFormat
         InputError: The ending is unknown, or the form does not go with the target.
     """
     if target is None:
-        if chosen is TableFormat.PARQUET:
-            raise InputError("Parquet cannot be written to standard output.", remedy="Add -o FILE.parquet.")
+        if chosen not in (None, TableFormat.CSV):
+            name = str(chosen).capitalize()
+            raise InputError(f"{name} cannot be written to standard output.", remedy=f"Add -o FILE.{chosen}.")
         return TableFormat.CSV
     by_ending = next((form for ending, form in _ENDINGS.items() if target.name.lower().endswith(ending)), None)
     form = chosen or by_ending
     if form is None:
         raise InputError(
             f"{target}: rows are not written as {target.suffix or 'a file without ending'}.",
-            remedy="Use .parquet, .csv or .csv.gz, or add --format.",
+            remedy="Use .parquet, .csv or .csv.gz, or .npz for images, or add --format.",
         )
-    if form is TableFormat.PARQUET and target.suffix.lower() == _COMPRESSED:
-        raise InputError(f"{target}: Parquet is already compressed.", remedy="Use the ending .parquet.")
+    if form is not TableFormat.CSV and target.suffix.lower() == _COMPRESSED:
+        name = str(form).capitalize()
+        raise InputError(f"{target}: {name} is already compressed.", remedy=f"Use the ending .{form}.")
     return form
 
 

@@ -22,7 +22,8 @@ def print_release(release: "Release") -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"\nRelease written to {release.folder}", markup=False)
     print_statement(release.statement.sentences())
-    console.print(f"\nNext: cloister sample {release.folder} -n 1000 -o synthetic.csv", markup=False)
+    ending = "csv" if release.schema.image is None else "npz"
+    console.print(f"\nNext: cloister sample {release.folder} -n 1000 -o synthetic.{ending}", markup=False)
 
 
 def print_statement(sentences: list[str]) -> None:

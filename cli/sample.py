@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.output import TableFormat, check_output, table_format, table_writer
+from cli.image_output import check_form, rows_writer
+from cli.output import TableFormat, check_output, table_format
 from cli.progress import progress_bar
 from cli.result import print_json
 from cli.simulate import check_device
@@ -21,6 +22,7 @@ EXAMPLES = (
     "\b\nExamples:\n"
     "  cloister sample hospital.release -n 1000 -o people.parquet\n"
     "  cloister sample hospital.release -n 500 --where 'sex=F' --where 'age>=40'\n"
+    "  cloister sample digits.release -n 60000 -o digits.npz\n"
     "\b\nConditions: COLUMN OP VALUE with = != < <= > >=, COLUMN in A|B|C,\n"
     "COLUMN is missing, COLUMN is not missing. All of them must hold."
 )
@@ -36,7 +38,7 @@ def sample(
     count: Annotated[int, typer.Option("-n", "--count", metavar="N", min=1, help="How many records.")] = 1000,
     output: Annotated[
         str,
-        typer.Option("-o", "--output", metavar="FILE", help=".parquet, .csv or .csv.gz; - for CSV on standard output."),
+        typer.Option("-o", "--output", metavar="FILE", help=".parquet, .csv(.gz), - for CSV; images: .npz, .png."),
     ] = "-",
     where: Annotated[
         list[str] | None,
@@ -67,6 +69,7 @@ def sample(
     form = table_format(target, chosen)
     say: Say = _silent if quiet else _say
     opened = open_release(release, device)
+    count = check_form(form, opened.schema, count)
     masks = _masks(opened, where or (), say)
     seed = secrets.randbits(_SEED_BITS) if seed is None else seed
     say(opened.statement.headline())
@@ -74,7 +77,7 @@ def sample(
     facts = _facts(opened, where or ())
     metadata = {f"cloister.{key}": text for key, text in facts.items()}
     bar = progress_bar(count, label="sampling", unit="records", quiet=quiet)
-    with table_writer(target, form=form, metadata=metadata, force=force) as write, bar as advance:
+    with rows_writer(target, form=form, metadata=metadata, force=force) as write, bar as advance:
         for table in opened.sample(count, allowed=masks, seed=seed):
             write(table)
             advance(len(table))
@@ -129,10 +132,14 @@ def _facts(opened: "Release", where: Sequence[str]) -> dict[str, str]:
 def _masks(opened: "Release", where: Sequence[str], say: Say) -> Mapping[int, Any]:
     """Read the conditions, and say what they come to: cells met by a part only are left out."""
     from records.condition import describe_mask, parse_conditions  # Arrow: slow to import
+    from records.narrowing import narrowed
 
     masks = parse_conditions(where, schema=opened.schema)
     for index, mask in masks.items():
         say(f"Only {describe_mask(opened.schema.columns[index], mask)}.")
+    narrowed(opened.schema.rule_book, masks)  # refuses what constraints rule out, before a file is begun
+    if count := len(opened.schema.constraints):
+        say(f"Every record fulfils the schema's {count} constraint{'s' if count > 1 else ''}.")
     return masks
 
 

@@ -70,8 +70,15 @@ def check(
 
 
 def _described(read: "Schema") -> dict[str, Any]:
-    columns = [{"name": column.name, "kind": str(column.kind), "codes": column.cardinality} for column in read.columns]
-    return {"columns": columns, "target": read.target, "person": read.person}
+    columns = [
+        {"name": column.name, "kind": str(column.kind), "codes": column.cardinality}
+        | ({"groups": len(set(column.group_codes))} if column.group_codes else {})
+        for column in read.columns
+    ]
+    found: dict[str, Any] = {"columns": columns, "target": read.target, "person": read.person}
+    if read.image is not None:
+        found["image"] = read.image.words
+    return found | ({"constraints": [each.text for each in read.constraints]} if read.constraints else {})
 
 
 def _counted(read: "Schema", data: str) -> dict[str, Any]:
@@ -80,6 +87,8 @@ def _counted(read: "Schema", data: str) -> dict[str, Any]:
 
     records = load_records(data, schema=read)
     found = _described(read) | {"rows": len(records)}
+    if records.left_out:
+        found["left_out"] = records.left_out
     if records.persons is not None:
         found["persons"] = int(records.persons.max()) + 1
     for index, (column, row) in enumerate(zip(read.columns, found["columns"], strict=True)):
@@ -100,9 +109,12 @@ def _table(found: dict[str, Any]) -> str:
         )
         for row in rows
     ]
-    counts = [f"{len(found['columns'])} columns"]
+    counts = [f"{len(found['columns'])} columns", *([f"images of {found['image']}"] if "image" in found else [])]
     counts += [f"{found[key]:,} {key}" for key in ("rows", "persons") if key in found]
     lines.append(f"The schema is in order: {', '.join(counts)}, target {found['target'] or 'none'}.")
+    lines += [f"Every synthetic record fulfils: {text}" for text in found.get("constraints", ())]
+    if "left_out" in found:
+        lines.append(f"{found['left_out']:,} more rows break a constraint and are left out, as the schema says.")
     if "rows" in found:
         lines.append("All records fit. These counts are of real records: keep them at the site.")
     return "\n".join(lines)

@@ -10,6 +10,7 @@ from cli.rounds import announce, rounds_progress
 from cli.study import warn_of_drafts
 
 if TYPE_CHECKING:
+    from protocol.study import Study
     from simulations.scenario import Scenario
 
 
@@ -25,13 +26,18 @@ def simulate(
     partition: Annotated[
         str | None,
         typer.Option(
-            help="How one file is split: iid, dirichlet:A or column:NAME (the rarest values share the last site)."
+            help="How one file is split: iid, dirichlet:A, quantity:R (the largest site has R times the records of the "
+            "smallest) or column:NAME (the rarest values share the last site)."
         ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the release; it must not exist.")] = Path(
         "release"
     ),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split over sites.")] = 0,
+    init: Annotated[
+        Path | None,
+        typer.Option(metavar="RELEASE", help="Start from a public release of the same family, options and columns."),
+    ] = None,
     transcripts: Annotated[
         Path | None, typer.Option(help="Folder for the sites' transcripts of a secure sum, for cloister verify.")
     ] = None,
@@ -42,26 +48,22 @@ def simulate(
 
     Example: cloister simulate my-study.toml --data records.csv --sites 10 --partition dirichlet:0.5 -o release
 
-    Ready studies: adult, breast_cancer, heart_disease, online_shoppers.
+    Ready studies: adult, breast_cancer, breast_wdbc, cardio, cervical, diabetes130, heart_disease, ilpd, mnist,
+    online_shoppers, pneumoniamnist.
     """
     # Heavy imports wait until the command is known: `cloister --help` must not load torch.
-    from protocol.errors import InputError
-    from protocol.terms import Trust
     from server.release import check_new
     from simulations.federation import simulate as run
-    from simulations.federation import with_sites
 
     check_new(output)
     check_device(device)
     scenario = _scenario(study)
     announce("reading records")
     parts = scenario.load(data, scheme=partition, sites=sites, seed=seed)
-    agreed = with_sites(scenario.study, len(parts)) if len(parts) != scenario.study.federation.sites else scenario.study
+    agreed = _agreed(scenario.study, len(parts), init=init, transcripts=transcripts)
     announce(", ".join(f"{name} has {len(records)} records" for name, records in parts.items()))
-    if transcripts is not None and agreed.privacy.trust is not Trust.SUM:
-        raise InputError("--transcripts: the study has no secure sum.", remedy='Leave it out, or set trust = "sum".')
-    with rounds_progress("training", rounds=agreed.training.rounds, quiet=json_output):
-        release = run(agreed, parts, release=output, device=device, transcripts=transcripts)
+    with rounds_progress("training", rounds=agreed.rounds, quiet=json_output):
+        release = run(agreed, parts, release=output, device=device, transcripts=transcripts, start=init)
     if json_output:
         result: dict[str, Any] = {
             "release": str(output),
@@ -72,6 +74,19 @@ def simulate(
         print_json(result)
         return
     print_release(release)
+
+
+def _agreed(study: "Study", sites: int, *, init: Path | None, transcripts: Path | None) -> "Study":
+    """Return the study as the simulated sites approve it."""
+    from protocol.errors import InputError
+    from protocol.terms import Trust
+    from server.start import with_start
+    from simulations.federation import with_sites
+
+    if transcripts is not None and study.privacy.trust is not Trust.SUM:
+        raise InputError("--transcripts: the study has no secure sum.", remedy='Leave it out, or set trust = "sum".')
+    agreed = with_sites(study, sites) if sites != study.federation.sites else study
+    return agreed if init is None else with_start(agreed, init)
 
 
 def _scenario(study: str) -> "Scenario":

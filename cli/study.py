@@ -3,24 +3,23 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.coordinator.place import HERE, FolderOption, open_folder
-from cli.coordinator.signing import PLACEHOLDER_PURPOSE, SitesOption, sign_for
+from cli.coordinator.signing import PLACEHOLDER_PURPOSE, InitOption, SitesOption, sign_for
 from cli.result import print_json, print_statement
 from cli.rounds import announce
 from protocol.errors import CloisterError, InputError, StudyError
 
 if TYPE_CHECKING:
     from privacy.plan import PrivacyPlan
+    from privacy.stage import Stage
     from protocol.study import Study
     from strategies.server_model import ServerModel
 
 study = typer.Typer(no_args_is_help=True, help="Write a study, and see what it promises.")
-
-_BATCH = 4096
 
 
 @study.command(epilog="Example: cloister study new --schema my.schema.toml --sites 4 --records 30000 -o my-study.toml")
@@ -32,7 +31,7 @@ def new(
     epsilon: Annotated[float, typer.Option(help="Target epsilon of every record (or person).")] = 4.0,
     delta: Annotated[float | None, typer.Option(help="Target delta; min(1e-5, 1 / (10 records)) if not given.")] = None,
     unit: Annotated[str, typer.Option(help="record, or person (the schema then needs a person key).")] = "record",
-    family: Annotated[str, typer.Option(help="Model family: vae or gan.")] = "vae",
+    family: Annotated[str, typer.Option(help="Model family of tables: vae, moments, gan or vaegan.")] = "vae",
     trust: Annotated[
         str, typer.Option(help="none: each site adds all noise; sum: shares under a secure sum.")
     ] = "none",
@@ -55,17 +54,14 @@ def new(
 
     if output.exists():
         raise InputError(f"{output} exists.", remedy="Choose a new file.")
-    rounds = 300 if family == "vae" else 3000
-    training: dict[str, float] = {"rounds": rounds}
-    if family == "gan":
-        training |= {"learning_rate": 0.002, "momentum": 0.5, "second_moment": 0.9, "averaging": 0.997}
-    batch = _BATCH if family == "vae" else _BATCH // 4
-    privacy = {"epsilon": epsilon, "sample_rate": round(min(0.25, batch / records), 4), "unit": unit, "trust": trust}
+    recipe = _recipe(family, schema, records=records, epsilon=epsilon)
+    privacy = {"epsilon": epsilon, **recipe["privacy"], "unit": unit, "trust": trust}
     mapping = {
         "study": {"name": name, "purpose": purpose},
         "schema": {"file": os.path.relpath(schema, output.parent)},
-        "model": {"family": family},
-        "training": training,
+        "model": {"family": family} | ({"options": options} if (options := recipe["model"]["options"]) else {}),
+        **({"statistics": recipe["statistics"]} if "statistics" in recipe else {}),
+        "training": recipe["training"],
         "privacy": privacy | ({} if delta is None else {"delta": delta}),
         "federation": {"sites": sites, "public_records": records, "dropouts": dropouts, "colluders": colluders},
     }
@@ -84,6 +80,23 @@ def new(
     sys.stdout.write(f"Written: {output}.{todo} Next: cloister study check {shlex.quote(str(output))}\n")
 
 
+def _recipe(family: str, schema: Path, *, records: int, epsilon: float) -> dict[str, Any]:
+    """Return the sections of a study that this version's recipe for a family gives."""
+    from records.schema import Schema
+    from simulations.recipes import RECIPES, PublicFacts
+
+    found = RECIPES.get(family)
+    if found is None:
+        raise InputError(f"--family {family}.", remedy=f"Choose one of {', '.join(RECIPES)}.")
+    dictionary = Schema.from_toml(schema)
+    if dictionary.image is not None:
+        raise InputError(
+            f"{schema} describes images.",
+            remedy="Begin with a copy of a ready study of images: see docs/image-studies.md.",
+        )
+    return found.sections(PublicFacts(units=records, columns=len(dictionary.columns), epsilon=epsilon))
+
+
 @study.command(epilog="Example: cloister study check my-study.toml")
 def check(
     path: Annotated[Path, typer.Argument(metavar="STUDY", help="A study file (TOML).")],
@@ -99,21 +112,26 @@ def check(
     _warn(found, path)
     if found.purpose.strip() == PLACEHOLDER_PURPOSE:
         announce(f"{path}: nobody wrote its purpose yet, and it is not signed before: officers read it first.")
-    rounds = found.training.rounds
-    statement = plan.statement(rounds=rounds, simulated=False)
+    statement = plan.statement(rounds=plan.rounds, simulated=False)
+    stages = [_stage_facts(plan, model, stage) for stage in plan.stages]
     facts = {
         "study": found.hash,
         "columns": len(study_schema(found).names),
         "weights": model.dimension,
-        "rounds": rounds,
-        "bytes_per_site": 4 * model.dimension * rounds,
+        "rounds": plan.rounds,
+        "bytes_per_site": sum(stage["bytes_per_site"] for stage in stages),
         "noise_multiplier": plan.noise_multiplier,
     }
     if json_output:
-        print_json(facts | {"statement": statement.to_mapping()})
+        print_json(facts | {"stages": stages, "statement": statement.to_mapping()})
         return
     for name, value in facts.items():
         sys.stdout.write(f"{name.replace('_', ' '):20}{value}\n")
+    for stage in stages if len(stages) > 1 else ():
+        sys.stdout.write(
+            f"{'rounds ' + stage['numbers']:20}{stage['kind']}: {stage['coordinates']} numbers, noise multiplier"
+            f" {stage['noise_multiplier']:g}, {stage['bytes_per_site']} bytes per site\n"
+        )
     print_statement(statement.sentences())
 
 
@@ -124,6 +142,7 @@ def sign(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write; it must not exist.")],
     folder: FolderOption = HERE,
     sites: SitesOption = None,
+    init: InitOption = None,
 ) -> None:
     """Sign a study with the coordinator's key, for sites that want to read it before it is run.
 
@@ -132,7 +151,7 @@ def sign(
     """
     if output.exists():
         raise InputError(f"{output} exists.", remedy="Choose a new file.")
-    signed = sign_for(open_folder(folder), path, sites=sites)
+    signed = sign_for(open_folder(folder), path, sites=sites, init=init)
     build_plan(signed.study)
     try:
         output.write_text(signed.to_text() + "\n", encoding="utf-8")
@@ -147,19 +166,45 @@ def build_plan(study: "Study") -> "tuple[PrivacyPlan, ServerModel]":
     """Build all that a run would build, so that what a run refuses is refused here."""
     from privacy.plan import PrivacyPlan
     from strategies.server_model import ServerModel
-    from strategies.study_model import build_study_model
+    from strategies.study_model import build_study_model, check_statistics
     from strategies.table import build_strategy
 
     plan = PrivacyPlan.from_study(study)
     model = ServerModel(build_study_model(study), study.training)
-    build_strategy(plan, model)
-    plan.step_mechanism(model.dimension)
+    check_statistics(study, model.family)
+    for stage in plan.stages:
+        for number in _rounds_of_a_size(stage):
+            plan.mechanism(stage, build_strategy(plan, model, number=number).dimension)
     if plan.shares is None and study.federation.colluders:
         raise StudyError(
             f"federation.colluders is {study.federation.colluders} without a secure sum.",
             remedy='With trust = "none" no site needs another one: leave it out.',
         )
     return plan, model
+
+
+def _rounds_of_a_size(stage: "Stage") -> range:
+    """Return the rounds of a stage that have to be looked at: each one of statistics may have a size of its own."""
+    from protocol.terms import ContributionKind
+
+    last = stage.last if stage.kind is ContributionKind.STATISTICS else stage.first
+    return range(stage.first, last + 1)
+
+
+def _stage_facts(plan: "PrivacyPlan", model: "ServerModel", stage: "Stage") -> dict[str, Any]:
+    """Return what leaves a site in the rounds of one stage."""
+    from strategies.table import build_strategy
+
+    sizes = [build_strategy(plan, model, number=number).dimension for number in _rounds_of_a_size(stage)]
+    every = sizes if len(sizes) > 1 else sizes * stage.rounds
+    return {
+        "kind": stage.kind.value,
+        "numbers": f"{stage.first}" if stage.rounds == 1 else f"{stage.first}-{stage.last}",
+        "rounds": stage.rounds,
+        "coordinates": max(sizes),
+        "bytes_per_site": 4 * sum(every),
+        "noise_multiplier": stage.noise_multiplier,
+    }
 
 
 def _warn(study: "Study", path: Path) -> None:

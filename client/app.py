@@ -27,6 +27,12 @@ def updates(message: Message, context: Context) -> Message:
     return answer(message, lambda: locate_site(context), contribute)
 
 
+@app.train("statistics")
+def statistics(message: Message, context: Context) -> Message:
+    """Contribute a noised sum of public functions of every unit."""
+    return answer(message, lambda: locate_site(context), contribute)
+
+
 @app.query("sum")
 def secure_sum(message: Message, context: Context) -> Message:
     """Take a turn in a secure sum."""

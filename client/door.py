@@ -54,6 +54,7 @@ from privacy.secure_sum import (
     UnmaskRequest,
 )
 from privacy.secure_sum.messages import SumMessage
+from privacy.stage import Stage
 from protocol.errors import (
     ApprovalError,
     BudgetError,
@@ -104,6 +105,7 @@ class _Task:
 
     site: Site
     plan: PrivacyPlan
+    stage: Stage
     request: RoundRequest
     message: Message
     mechanism: Mechanism
@@ -147,13 +149,20 @@ def contribute(site: Site, message: Message) -> Message:
     """Take part in one round."""
     request = decode(without_sum(message.content), RoundRequest)
     study, plan = _allowed(site, request)
-    if request.kind is not study.training.strategy:
+    stage = plan.stage(request.round)
+    if request.kind is not stage.kind:
         raise ApprovalError(
-            f"{request.kind.value} are not in the approved study.",
+            f"{request.kind.value} are not what the approved study has in round {request.round}.",
             remedy="Ask the coordinator why the request differs from the study.",
         )
     if not is_finite(request):
         raise WireError("The weights received are not finite.", remedy="The coordinator must mend its model.")
+    init = study.model.init
+    if init is not None and request.round == 1 and vector_hash(request.vector) != init.sent:
+        raise ApprovalError(
+            "The first weights are not those of the public release that the approved study names.",
+            remedy="Ask the coordinator what it started from.",
+        )
     trainer = site.trainer(study)
     # Whatever can be refused is refused before it is paid for.
     trainer.check_size(request.vector)
@@ -163,9 +172,10 @@ def contribute(site: Site, message: Message) -> Message:
     task = _Task(
         site=site,
         plan=plan,
+        stage=stage,
         request=request,
         message=message,
-        mechanism=plan.step_mechanism(trainer.dimension),
+        mechanism=plan.mechanism(stage, trainer.contribution_size(request.round)),
         random=random,
     )
     if study.privacy.trust is Trust.NONE:
@@ -251,7 +261,7 @@ def _allowed(site: Site, asked: RoundRequest | SumTurn) -> tuple[Study, PrivacyP
     coordinator = site.approvals.coordinator(study.hash)
     if coordinator is not None:
         check_warrant(asked.warrant, coordinator=coordinator, study=study.hash, run=asked.run)
-    if asked.round > study.training.rounds:
+    if asked.round > plan.rounds:
         raise ApprovalError(
             f"Round {asked.round} is not in the approved study.",
             remedy="Ask the coordinator why the request differs from the study.",
@@ -284,7 +294,7 @@ def _request_digest(site: Site, message: Message) -> str:
 def _state(task: _Task) -> RoundState | None:
     """Return what may still be released for the round; None where the study adds no noise and nothing is charged."""
     request = task.request
-    if task.plan.round_event is None:
+    if task.stage.event is None:
         return None
     state = task.site.ledger.round_state(study=request.study, run=request.run, round=request.round)
     if isinstance(state, Spent):
@@ -313,21 +323,24 @@ def _charge(task: _Task) -> Entry | None:
     There is no entry where the study adds no noise: nothing is promised then.
     """
     study, request = task.plan.study, task.request
-    if task.plan.round_event is None:
+    if task.stage.event is None:
         return None
     return task.site.ledger.charge(
         study=request.study,
         run=request.run,
         round=request.round,
-        event=task.plan.round_event,
+        event=task.stage.event,
         ceilings=task.site.policy.ceilings(study.privacy.relation),
-        study_rounds=study.training.rounds,
+        study_rounds=task.stage.rounds,
     )
 
 
 def _compute(task: _Task) -> Words:
     """Return the bounded and noised contribution in grid steps."""
     trainer, weights = task.site.trainer(task.plan.study), task.request.vector
+    if task.request.kind is ContributionKind.STATISTICS:
+        exact = trainer.statistics_sum(weights, number=task.request.round)
+        return task.mechanism.privatise(exact, random=task.random.child("noise"))
     if task.request.kind is ContributionKind.GRADIENTS:
         exact = trainer.gradient_sum(weights, random=task.random)
         return task.mechanism.privatise(exact, random=task.random.child("noise"))
@@ -361,7 +374,7 @@ def _send(task: _Task, reply: bytes, *, entry: Entry | None, content: RecordDict
     request, egress = task.request, task.site.egress
     if egress.keeps:
         gone = _departure(DepartureKind.CONTRIBUTION, reply, asked=request, repeated=content is None)
-        terms = contribution_terms(task.plan, task.mechanism)
+        terms = contribution_terms(task.plan, task.stage, task.mechanism)
         egress.record(replace(gone, entry="" if entry is None else entry.hash, **terms))
     return Message(record_from_bytes(reply) if content is None else content, reply_to=task.message)
 

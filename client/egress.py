@@ -22,6 +22,7 @@ from typing import Any, TypedDict
 from privacy.ledger import Charge, Entry, Seal
 from privacy.mechanisms.gaussian import Mechanism
 from privacy.plan import PrivacyPlan
+from privacy.stage import Stage
 from protocol.digest import canonical_json
 from protocol.errors import LedgerError, WireError
 from protocol.terms import ContributionKind
@@ -69,8 +70,8 @@ class Departure:
         sha256: Of that form; the digest that the ledger seals for a contribution.
         repeated: Whether it was taken from the outbox, because the same request came again.
         reason: The words of a refusal; empty otherwise.
-        norm_bound: Euclidean bound, in the contribution's own unit: of one unit's part of a sum of gradients; of the
-            whole change of the weights. None but for contributions.
+        norm_bound: Euclidean bound, in the contribution's own unit: of one unit's part of a sum of gradients or of
+            statistics; of the whole change of the weights. None but for contributions.
         noise: Standard deviation of the noise in each coordinate, in the contribution's own unit; with ``STEPS``, of
             one step. None but for contributions.
         noise_in_sum: With ``SHARE``, the noise that is left in the sum if as many sites drop out and collude as the
@@ -120,27 +121,27 @@ class ContributionTerms(TypedDict):
     placement: Placement
 
 
-def contribution_terms(plan: PrivacyPlan, mechanism: Mechanism) -> ContributionTerms:
+def contribution_terms(plan: PrivacyPlan, stage: Stage, mechanism: Mechanism) -> ContributionTerms:
     """Return what bounds and blurs a contribution of a study.
 
     Args:
         plan: The study's plan.
-        mechanism: What bounds and blurs one step.
+        stage: Of the round.
+        mechanism: What bounds and blurs one of its steps.
     """
     training = plan.study.training
     noise = mechanism.sigma * mechanism.grid.clip_norm / mechanism.grid.steps
-    if training.strategy is ContributionKind.UPDATES:
+    if stage.kind is ContributionKind.UPDATES:
         # Of the change of the weights by one step, whose size the noise of its gradients has.
         noise *= training.local_learning_rate / plan.expected_units_per_site
         placement = Placement.STEPS if noise else Placement.NONE
         return ContributionTerms(norm_bound=training.update_norm, noise=noise, noise_in_sum=None, placement=placement)
     placement = Placement.WHOLE if noise else Placement.NONE
     in_sum = None
-    if plan.shares is not None and noise:
+    if stage.shares is not None and noise:
         placement = Placement.SHARE
-        in_sum = noise * plan.noise_multiplier / plan.shares.share_multiplier
-    bound = plan.study.privacy.clip_norm
-    return ContributionTerms(norm_bound=bound, noise=noise, noise_in_sum=in_sum, placement=placement)
+        in_sum = noise * stage.noise_multiplier / stage.shares.share_multiplier
+    return ContributionTerms(norm_bound=stage.clip_norm, noise=noise, noise_in_sum=in_sum, placement=placement)
 
 
 class Egress:

@@ -6,7 +6,7 @@
     delta = 1e-6                   the delta at which the ceilings are held
     yearly_epsilon = 3.0           a second ceiling, on any 365 days; left out: none
     minimum_sites = 3              fewest sites in every round
-    families = ["vae", "gan"]      model families that may be trained
+    families = ["vae", "gan", "vaegan", "moments"]   model families that may be trained
     trust = ["none"]               who may place the noise: "none" (each site all of it), "sum" (in shares)
     most_rounds = 500              most rounds of a study; left out: no limit
     studies = ["HASH"]             the only studies, by their whole hash, that may run; left out: every approved one
@@ -71,7 +71,7 @@ delta = {delta}
 _EXAMPLES = {
     "yearly_epsilon": 3.0,
     "minimum_sites": 1,
-    "families": ["vae", "gan"],
+    "families": ["vae", "gan", "vaegan", "moments"],
     "trust": ["none"],
     "most_rounds": 500,
     "studies": [],
@@ -119,7 +119,7 @@ class Policy:
     delta: float
     yearly_epsilon: float | None = None
     minimum_sites: int = 1
-    families: tuple[str, ...] = ("vae", "gan")
+    families: tuple[str, ...] = ("vae", "gan", "vaegan", "moments")
     trust: tuple[str, ...] = (Trust.NONE.value,)
     allow_not_private: bool = False
     hours: tuple[str, ...] = ()
@@ -239,8 +239,8 @@ class Policy:
             ),
             (
                 "most_rounds",
-                f"{study.training.rounds} rounds",
-                self.most_rounds is None or study.training.rounds <= self.most_rounds,
+                f"{study.rounds} rounds",
+                self.most_rounds is None or study.rounds <= self.most_rounds,
             ),
             ("studies", f"the hash {study.hash[:12]}…", self.studies is None or study.hash in self.studies),
             (

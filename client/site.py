@@ -25,7 +25,7 @@ arrive during a study take part after the next start.
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -52,6 +52,7 @@ from protocol.study import Study
 from protocol.terms import SITE_NAME, NoiseOrigin
 from records.dataset import Records, load_records
 from records.partition import partition
+from records.site_values import site_codes
 from strategies.study_model import study_schema
 
 _RESIDENT = "cloister-resident"
@@ -138,13 +139,15 @@ class Site:
 
     def _read(self, study: Study) -> Records:
         schema = study_schema(study)
+        fixed = site_codes(study, schema, site=self.name)
         if self.records is not None:
-            if self.records.schema != schema:
+            # Whether a site fills its column in or not, the codes are the same.
+            if replace(self.records.schema, site_column=schema.site_column) != schema:
                 raise RecordsError(f"{self.name}: records of another schema.", remedy="Encode them by the study's.")
-            return self.records
+            return replace(self.records, schema=schema).with_codes(fixed)
         if self.location is None:
             raise InputError(f"{self.name}: no data source.", remedy="Give data.location in site.toml.")
-        records = load_records(self.location, schema=schema)
+        records = load_records(self.location, schema=schema, fixed=fixed)
         if self.share is None:
             return records
         parts = partition(

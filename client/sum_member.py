@@ -151,7 +151,7 @@ def _alone(site: Site) -> Iterator[None]:
 
 def _session(site: Site, study: Study, run: str, name: str) -> tuple[SiteSession, dict[str, str]]:
     """Return the session and the replies as they were left, or new ones."""
-    policy = sum_policy(site.plan(study), run=run, dimension=site.trainer(study).dimension)
+    policy = sum_policy(site.plan(study), site.trainer(study).model, run=run)
     if site.sums is None:
         if name not in site.sessions:
             _begin(site, name, ended=site.ended_runs, others=set(site.sessions))

@@ -145,8 +145,13 @@ def coded_table(schema: Schema, codes: ArrayLike) -> CodedTable:
         The table that the metrics read.
 
     Raises:
-        RecordsError: The codes do not fit the schema.
+        RecordsError: The codes do not fit the schema, or the records have images.
     """
+    if schema.image is not None:
+        raise RecordsError(
+            "the records have images, which the measures of tables do not know.",
+            remedy="Use the measures of images: cloister evaluate chooses them by the schema.",
+        )
     columns = [schema.column(name) for name in schema.names]
     return CodedTable(
         names=tuple(schema.names),

@@ -2,7 +2,8 @@
 
 The autoregressive decoder factorises ``p(x | z) = prod_j p(x_j | x_<j, z)`` with one linear layer per column.
 It carries the dependencies between columns that a latent vector cannot learn under noise, and it has no
-hidden layer that would spend the clip norm. The factorised decoder, ``prod_j p(x_j | z)``, is its ablation.
+hidden layer that would spend the clip norm. Long lines of codes are seen through a few public features. The
+factorised decoder, ``prod_j p(x_j | z)``, is its ablation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,37 +12,62 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.geometry import SPLINES, FeatureMap
 from models.layout import OneHotLayout
 from protocol.errors import InputError
+
+INPUT_SCALE = 0.7
+LATENT_SCALE = 0.3
 
 
 class AutoregressiveDecoder(nn.Module):
     """``p(x_j | x_<j, z)`` by one linear layer per column, zero at the start (every code equally likely).
 
-    A column's logits are ``W_j z + b_j + sum_(i<j) E_j[x_i]``. The sum is a bag of embeddings: the linear
-    layer of the one-hot vectors of the columns before, without the multiplications by zero.
+    A column's logits are ``b_j + F_j (W_j [r z, s f(x_<j)])``, where ``f`` are the features of the columns before
+    (:func:`models.geometry.column_features`), ``F_j`` those of the column's own codes, and ``b_j`` one number per
+    code. So the shape of a column is learnt code by code, and what it has to do with other columns from few weights.
+
+    The factors ``s`` and ``r`` say how fast dependencies are learnt beside the columns' own shapes: under a clip norm
+    that all weights share, more of the one is less of the other.
 
     Args:
         layout: The table's columns.
         latent: Size of the latent vector.
-        order: The order in which columns are generated, a permutation of their indices.
+        order: The order in which columns are generated, a permutation of their indices; None for those with the
+            fewest codes first: what is drawn early has few weights, and is learnt best.
+        splines: Hat functions over a line of codes; 0 for an indicator per code.
+        input_scale: The factor ``s``.
+        latent_scale: The factor ``r``.
 
     Raises:
         InputError: If ``order`` is no permutation.
     """
 
-    def __init__(self, layout: OneHotLayout, *, latent: int, order: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        layout: OneHotLayout,
+        *,
+        latent: int,
+        order: Sequence[int] | None = None,
+        splines: int = SPLINES,
+        input_scale: float = INPUT_SCALE,
+        latent_scale: float = LATENT_SCALE,
+    ) -> None:
         super().__init__()
         self.layout = layout
         self.latent = latent
-        self.order = tuple(order) if order is not None else tuple(range(layout.columns))
+        fewest_first = sorted(range(layout.columns), key=layout.cardinalities.__getitem__)
+        self.order = tuple(fewest_first if order is None else order)
         if sorted(self.order) != list(range(layout.columns)):
             raise InputError(f"Column order {self.order}.", remedy="Name every column once.")
-        self.ordered = OneHotLayout(cardinalities=tuple(layout.cardinalities[j] for j in self.order))
-        self.latent_heads = nn.ModuleList(nn.Linear(latent, size) for size in self.ordered.cardinalities)
-        self.column_heads = nn.ModuleList(
-            nn.EmbeddingBag(start, size, mode="sum", _weight=torch.zeros(start, size))
-            for start, size in zip(self.ordered.offsets[1:], self.ordered.cardinalities[1:], strict=True)
+        self.features = FeatureMap(layout, splines=splines)
+        self.input_scale = input_scale
+        self.latent_scale = latent_scale
+        sizes = [self.features.sizes[column] for column in self.order]
+        self.starts = tuple(sum(sizes[:j]) for j in range(len(sizes) + 1))
+        self.shapes = nn.Linear(1, layout.width, bias=False)
+        self.heads = nn.ModuleList(
+            nn.Linear(latent + start, size, bias=False) for start, size in zip(self.starts, sizes, strict=False)
         )
         self.initialise()
 
@@ -51,13 +77,19 @@ class AutoregressiveDecoder(nn.Module):
             for parameter in self.parameters():
                 parameter.zero_()
 
+    @torch.no_grad()
+    def set_shapes(self, logits: Sequence[Tensor]) -> None:
+        """Set the number ``b_j`` of every code: logits ``[K_j]`` of every column, in column order."""
+        self.shapes.weight.copy_(torch.cat([part.to(self.shapes.weight) for part in logits])[:, None])
+
     def negative_log_likelihood(self, codes: Tensor, latent: Tensor) -> Tensor:
         """Return ``-log p(x | z)``, ``[n]``, of codes ``[n, columns]`` and latents ``[n, latent]``."""
-        ordered = codes[:, list(self.order)].long()
-        places = self.ordered.places(ordered)
+        codes = codes.long()
+        inputs = torch.cat([self.latent_scale * latent, self.input_scale * self.features(codes, self.order)], dim=1)
+        shapes = self._shapes(latent)
         losses = [
-            functional.cross_entropy(self._logits(j, latent, places), ordered[:, j], reduction="none")
-            for j in range(self.layout.columns)
+            functional.cross_entropy(self._logits(j, inputs, shapes), codes[:, column], reduction="none")
+            for j, column in enumerate(self.order)
         ]
         return torch.stack(losses).sum(dim=0)
 
@@ -79,21 +111,31 @@ class AutoregressiveDecoder(nn.Module):
             minus infinity the record is void and its codes may break a restriction.
         """
         codes = torch.empty(latent.shape[0], self.layout.columns, dtype=torch.long, device=latent.device)
-        # Column by column in memory, so that the columns drawn so far are a prefix.
-        places = torch.empty(codes.shape[::-1], dtype=torch.long, device=latent.device).T
+        inputs = torch.cat([self.latent_scale * latent, latent.new_zeros(latent.shape[0], self.starts[-1])], dim=1)
         weight = torch.zeros(latent.shape[0], device=latent.device)
+        shapes = self._shapes(latent)
         for j, column in enumerate(self.order):
-            logits = self._logits(j, latent, places)
+            logits = self._logits(j, inputs, shapes)
             drawn, log_mass = draw_allowed(logits, allowed=allowed.get(column), generator=generator)
             weight += log_mass
             codes[:, column] = drawn
-            places[:, j] = drawn + self.ordered.offsets[j]
+            block = slice(self.latent + self.starts[j], self.latent + self.starts[j + 1])
+            inputs[:, block] = self.input_scale * self.features.of(column)[drawn]
         return codes, weight
 
-    def _logits(self, j: int, latent: Tensor, places: Tensor) -> Tensor:
-        """Return the logits ``[n, K]`` of the j-th column in order; ``places`` holds those before it."""
-        logits: Tensor = self.latent_heads[j](latent)
-        return logits if j == 0 else logits + self.column_heads[j - 1](places[:, :j])
+    def _shapes(self, latent: Tensor) -> Sequence[Tensor]:
+        """Return the numbers ``b_j``, a view ``[n, K_j]`` for every column."""
+        return self.layout.split(self.shapes(latent.new_ones(latent.shape[0], 1)))
+
+    def _logits(self, j: int, inputs: Tensor, shapes: Sequence[Tensor]) -> Tensor:
+        """Return the logits ``[n, K]`` of the j-th column in order; ``inputs`` hold latents and features."""
+        column, end = self.order[j], self.latent + self.starts[j]
+        if end == 0:
+            return shapes[column]
+        signal = self.heads[j](inputs[:, :end])
+        features = self.features.of(column)
+        logits: Tensor = shapes[column] + (signal if _is_identity(features) else signal @ features.T)
+        return logits
 
 
 class FactorisedDecoder(nn.Module):
@@ -103,6 +145,11 @@ class FactorisedDecoder(nn.Module):
         super().__init__()
         self.layout = layout
         self.head = nn.Linear(latent, layout.width)
+
+    @torch.no_grad()
+    def set_shapes(self, logits: Sequence[Tensor]) -> None:
+        """Set the bias of every code: logits ``[K_j]`` of every column."""
+        self.head.bias.copy_(torch.cat([part.to(self.head.bias) for part in logits]))
 
     def negative_log_likelihood(self, codes: Tensor, latent: Tensor) -> Tensor:
         """Return ``-log p(x | z)``, ``[n]``, of codes ``[n, columns]`` and latents ``[n, latent]``."""
@@ -121,6 +168,11 @@ class FactorisedDecoder(nn.Module):
             weight += log_mass
             codes.append(drawn)
         return torch.stack(codes, dim=1), weight
+
+
+def _is_identity(features: Tensor) -> bool:
+    """Return whether every code has an indicator of its own: only such features are square."""
+    return features.shape[0] == features.shape[1]
 
 
 def draw_allowed(

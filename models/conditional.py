@@ -8,9 +8,13 @@ restriction at its turn. Two ways turn weighted rows into plain ones:
 - **Resampling** (Rubin, 1987), where rejection would throw away nearly everything: rows are chosen from a
   larger pool in proportion to their weights. Its error falls with the effective sample size of the pool,
   (sum w)^2 / sum w^2, which is at least :data:`POOL_PER_ROW` times the number of rows that are taken from it.
+
+Constraints between columns, of which families know nothing, come in as a function that completes drawn rows and says
+which of them stand; a row that does not stand has the weight zero.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,13 +22,36 @@ from torch import Tensor
 from models.family import Family
 from protocol.errors import InputError
 
-# Below this share of rows kept, resampling takes over.
+# Below this share of rows kept, resampling takes over, where it needs fewer draws.
 LEAST_ACCEPTANCE = 1 / 64
 # Effective rows of the pool per row taken from it.
 POOL_PER_ROW = 4.0
 # Most rows taken from one pool, and most draws into it: what bounds memory and time.
 _POOL_TAKE = 8192
 _POOL_DRAWS = 1 << 20
+# Rows drawn at a time, and numbers that these may have as one-hot vectors and codes together.
+_ROWS = 16_384
+_NUMBERS = 1 << 25
+# Rejection gives up where fewer rows than this are kept of that many draws.
+_LEAST_KEPT = 64
+
+
+class Rows(NamedTuple):
+    """Rows that were drawn and completed.
+
+    Attributes:
+        codes: ``[n, columns]``, int64.
+        values: ``[n, v]``, float64: what the completion adds to the codes, such as numbers within their cells.
+        stands: ``[n]``, bool: whether the row may occur at all.
+    """
+
+    codes: Tensor
+    values: Tensor
+    stands: Tensor
+
+
+Complete = Callable[[Tensor], Rows]
+"""Completes drawn codes ``[n, columns]``; the rows stay on the device of the codes."""
 
 
 def sample_where(
@@ -33,7 +60,7 @@ def sample_where(
     *,
     allowed: Mapping[int, Tensor],
     generator: torch.Generator,
-    batch: int = 16_384,
+    batch: int | None = None,
 ) -> Tensor:
     """Draw records from the model's distribution under conditions.
 
@@ -44,7 +71,8 @@ def sample_where(
             condition.
         generator: Source of all draws, on the device of the model. One state of it and one ``batch`` give one
             result; another ``batch`` gives other rows of the same distribution.
-        batch: Rows drawn at a time, at least 1.
+        batch: Rows drawn at a time, at least 1; None for 16,384, or fewer where the table is so wide that these
+            would take much memory.
 
     Returns:
         Codes ``[count, columns]``, int64, on the device of the model.
@@ -53,26 +81,130 @@ def sample_where(
         InputError: If ``count`` or ``batch`` is out of range, a mask does not fit its column or allows no
             code, or the model gives the condition (nearly) no probability.
     """
-    if count < 0 or batch < 1:
-        raise InputError(f"{count} records in batches of {batch}.", remedy="Give at least 0 and at least 1.")
+    batch = _most_rows(family) if batch is None else batch
+    _check_count(count, batch)
     _check_masks(family, allowed)
     if not allowed:
         return _draw_plain(family, count, generator=generator, batch=batch)
-    kept: list[Tensor] = []
-    missing, exact = count, None
-    while missing > 0:
-        codes, weight = family.draw(batch, allowed=allowed, generator=generator)
-        if exact is None:
-            exact = float(weight.exp().mean()) >= LEAST_ACCEPTANCE
-        if exact:
+    return _sample(family, count, allowed=allowed, complete=_as_drawn, generator=generator, batch=batch)[0]
+
+
+def sample_complete(
+    family: Family,
+    count: int,
+    *,
+    allowed: Mapping[int, Tensor],
+    complete: Complete,
+    generator: torch.Generator,
+    batch: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Draw records from the model's distribution under conditions and constraints.
+
+    Args:
+        family: The model.
+        count: As for :func:`sample_where`.
+        allowed: As for :func:`sample_where`; what the model draws meets them, what completion writes may not.
+        complete: Completes drawn codes and says which rows stand. The rows follow the model's distribution given
+            that they stand.
+        generator: As for :func:`sample_where`.
+        batch: As for :func:`sample_where`.
+
+    Returns:
+        Codes ``[count, columns]``, int64, and values ``[count, v]``, float64, of rows that stand.
+
+    Raises:
+        InputError: As for :func:`sample_where`, or (nearly) no row stands.
+    """
+    batch = _most_rows(family) if batch is None else batch
+    _check_count(count, batch)
+    _check_masks(family, allowed)
+    return _sample(family, count, allowed=allowed, complete=complete, generator=generator, batch=batch)
+
+
+def _sample(
+    family: Family,
+    count: int,
+    *,
+    allowed: Mapping[int, Tensor],
+    complete: Complete,
+    generator: torch.Generator,
+    batch: int,
+) -> tuple[Tensor, Tensor]:
+    """Draw until enough rows are kept; the first rows that stand decide between rejection and resampling."""
+    source = _Source(family=family, allowed=allowed, complete=complete, generator=generator, batch=batch)
+    kept: list[tuple[Tensor, Tensor]] = []
+    found, exact = 0, None
+    while found < count or not kept:
+        rows, weight = source.draw()
+        if exact is None and bool(weight.isfinite().any()):
+            exact = _rejects_well(weight)
+        if exact is not False:
             coins = torch.rand(batch, generator=generator, device=weight.device)
-            found = codes[coins < weight.exp()][:missing]
+            places = (coins < weight.exp()).nonzero().squeeze(1)[: count - found]
+            found += len(places)
+            if found < count:
+                source.check_worth(found)
         else:
-            take = min(missing, _POOL_TAKE)
-            found = _resample(family, take, (codes, weight), allowed=allowed, generator=generator)
-        kept.append(found)
-        missing -= len(found)
-    return torch.cat([torch.empty(0, family.layout.columns, dtype=torch.long, device=generator.device), *kept])
+            take = min(count - found, _POOL_TAKE)
+            rows, places = _resample(source, take, (rows, weight))
+            found += take
+        kept.append((rows.codes[places].long(), rows.values[places]))
+    return torch.cat([codes for codes, _ in kept]), torch.cat([values for _, values in kept])
+
+
+def _rejects_well(weight: Tensor) -> bool:
+    """Whether rejection keeps enough rows, or at least as many as resampling would give for the same draws."""
+    acceptance = float(weight.exp().mean())
+    return acceptance >= min(LEAST_ACCEPTANCE, _effective_size(weight.double()) / len(weight) / POOL_PER_ROW)
+
+
+class _Source:
+    """Completed rows of a model and their log-weights, and how many were drawn."""
+
+    def __init__(
+        self,
+        *,
+        family: Family,
+        allowed: Mapping[int, Tensor],
+        complete: Complete,
+        generator: torch.Generator,
+        batch: int,
+    ) -> None:
+        self.family, self.allowed, self.complete = family, allowed, complete
+        self.generator, self.batch = generator, batch
+        self.drawn = 0
+
+    def draw(self) -> tuple[Rows, Tensor]:
+        codes, weight = self.family.draw(self.batch, allowed=self.allowed, generator=self.generator)
+        self.drawn += self.batch
+        rows = self.complete(codes)
+        return rows, weight.masked_fill(~rows.stands, -torch.inf)
+
+    def check_worth(self, found: int) -> None:
+        if self.drawn >= _POOL_DRAWS and found < self.drawn // _POOL_DRAWS * _LEAST_KEPT:
+            raise self.refusal(f"{self.drawn} draws gave {found} rows.")
+
+    def refusal(self, worth: str) -> InputError:
+        condition = f"the condition on columns {sorted(self.allowed)}" if self.allowed else "records"
+        constraints = "" if self.complete is _as_drawn else " under the schema's constraints"
+        return InputError(
+            f"The model gives {condition}{constraints} nearly no probability: {worth}",
+            remedy="Widen the condition, or ask for fewer records.",
+        )
+
+
+def _as_drawn(codes: Tensor) -> Rows:
+    nothing = torch.empty(len(codes), 0, dtype=torch.float64, device=codes.device)
+    return Rows(codes, nothing, torch.ones(len(codes), dtype=torch.bool, device=codes.device))
+
+
+def _most_rows(family: Family) -> int:
+    return max(1, min(_ROWS, _NUMBERS // (family.layout.width + family.code_columns)))
+
+
+def _check_count(count: int, batch: int) -> None:
+    if count < 0 or batch < 1:
+        raise InputError(f"{count} records in batches of {batch}.", remedy="Give at least 0 and at least 1.")
 
 
 def _check_masks(family: Family, allowed: Mapping[int, Tensor]) -> None:
@@ -102,36 +234,34 @@ def _draw_plain(family: Family, count: int, *, generator: torch.Generator, batch
     return rows
 
 
-def _resample(
-    family: Family,
-    take: int,
-    first: tuple[Tensor, Tensor],
-    *,
-    allowed: Mapping[int, Tensor],
-    generator: torch.Generator,
-) -> Tensor:
-    """Return ``take`` rows of a pool, chosen in proportion to their weights; ``first`` begins the pool."""
-    pool, weights = [first[0].int()], [first[1].double()]
-    drawn, batch = len(first[0]), len(first[0])
+def _resample(source: _Source, take: int, first: tuple[Rows, Tensor]) -> tuple[Rows, Tensor]:
+    """Return a pool of rows, and ``take`` places in it chosen in proportion to their weights; ``first`` begins it."""
+    pool, weights = [_stored(first[0])], [first[1].double()]
+    drawn = len(first[1])
     while (effective := _effective_size(torch.cat(weights))) < POOL_PER_ROW * take:
-        if drawn + batch > _POOL_DRAWS:
-            raise InputError(
-                f"The model gives the condition on columns {sorted(allowed)} nearly no probability: "
-                f"{drawn} draws are worth {effective:.0f} rows, and {take} rows need {POOL_PER_ROW * take:.0f}.",
-                remedy="Widen the condition, or ask for fewer records.",
+        if drawn + source.batch > _POOL_DRAWS:
+            raise source.refusal(
+                f"{drawn} draws are worth {effective:.0f} rows, and {take} rows need {POOL_PER_ROW * take:.0f}."
             )
-        codes, weight = family.draw(batch, allowed=allowed, generator=generator)
-        pool.append(codes.int())
+        rows, weight = source.draw()
+        pool.append(_stored(rows))
         weights.append(weight.double())
-        drawn += batch
+        drawn += source.batch
     logs = torch.cat(weights)
     cumulative = (logs - logs.max()).exp().cumsum(dim=0)
     # A comb of equally spaced points (systematic resampling) takes no row oftener than its weight asks for.
     teeth = torch.arange(take, device=logs.device, dtype=torch.float64)
-    offset = torch.rand(1, generator=generator, device=logs.device, dtype=torch.float64)
+    offset = torch.rand(1, generator=source.generator, device=logs.device, dtype=torch.float64)
     places = torch.searchsorted(cumulative, (teeth + offset) * (cumulative[-1] / take), right=True)
-    rows = torch.cat(pool)[places.clamp(max=drawn - 1)].long()
-    return rows[torch.rand(take, generator=generator, device=logs.device).argsort()]
+    # Rounding may put the last tooth on the total: the last row of any weight is then the answer.
+    places = places.clamp(max=int((logs > -torch.inf).nonzero()[-1]))
+    joined = Rows(*(torch.cat(parts) for parts in zip(*pool, strict=True)))
+    return joined, places[torch.rand(take, generator=source.generator, device=logs.device).argsort()]
+
+
+def _stored(rows: Rows) -> Rows:
+    """Return rows as a pool keeps them: codes in half the memory."""
+    return rows._replace(codes=rows.codes.int())
 
 
 def _effective_size(log_weights: Tensor) -> float:

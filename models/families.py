@@ -4,12 +4,18 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Generic, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from models.family import Family
 from models.gan import AdversarialNetwork, GanOptions
+from models.images.gan import ImageAdversarialNetwork, ImageGanOptions
+from models.images.moments import ImageMixture, ImageMomentsOptions
+from models.images.shape import ImageShape
+from models.images.vae import ImageAutoencoder, ImageVaeOptions
 from models.layout import OneHotLayout
+from models.moments import MomentGenerator, MomentsOptions
 from models.vae import VaeOptions, VariationalAutoencoder
+from models.vaegan import AdversarialAutoencoder, VaeGanOptions
 from protocol.errors import StudyError
 
 _Options = TypeVar("_Options")
@@ -33,22 +39,53 @@ class _Entry(Generic[_Options]):
 _TABLE: Mapping[str, _Entry[Any]] = {
     "vae": _Entry(options=VaeOptions, construct=VariationalAutoencoder),
     "gan": _Entry(options=GanOptions, construct=AdversarialNetwork, labelled=True),
+    "vaegan": _Entry(options=VaeGanOptions, construct=AdversarialAutoencoder),
+    "moments": _Entry(options=MomentsOptions, construct=MomentGenerator),
 }
 
 FAMILIES: tuple[str, ...] = tuple(_TABLE)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _ImageEntry(Generic[_Options]):
+    """How one family of images is made; as :class:`_Entry`, with the shape of the images."""
+
+    options: type[_Options]
+    construct: Callable[[OneHotLayout, ImageShape, _Options], Family]
+    labelled: bool = False
+
+
+# What a study's family means where its schema has an image.
+_IMAGE_TABLE: Mapping[str, _ImageEntry[Any]] = {
+    "vae": _ImageEntry(options=ImageVaeOptions, construct=ImageAutoencoder),
+    "gan": _ImageEntry(options=ImageGanOptions, construct=ImageAdversarialNetwork),
+    "moments": _ImageEntry(options=ImageMomentsOptions, construct=ImageMixture, labelled=True),
+}
+
+IMAGE_FAMILIES: tuple[str, ...] = tuple(_IMAGE_TABLE)
+
+
 def build_family(
-    name: str, options: Mapping[str, object], *, cardinalities: tuple[int, ...], label: int | None
+    name: str,
+    options: Mapping[str, object],
+    *,
+    cardinalities: tuple[int, ...],
+    label: int | None,
+    ordered: tuple[int, ...] = (),
+    groups: tuple[tuple[int, ...], ...] = (),
+    image: ImageShape | None = None,
 ) -> Family:
     """Return a new model of the family that a study names.
 
     Args:
-        name: One of :data:`FAMILIES`.
+        name: One of :data:`FAMILIES`; of :data:`IMAGE_FAMILIES` where there is an image.
         options: The study's table ``model.options``: keys of the family's options, values as TOML has them.
         cardinalities: Number of codes of every column.
         label: Index of the schema's target column, or None. Families that condition on a label use it, unless
             the options name another.
+        ordered: For every column how many of its first codes lie on a line; see `models.layout.OneHotLayout`.
+        groups: For every column the public group of each code; see there.
+        image: Shape of the image that each record has beside its columns, or None.
 
     Returns:
         The model, with the same initial weights on every machine.
@@ -61,13 +98,19 @@ def build_family(
         >>> model.options.encoder_widths
         (8,)
     """
-    entry = _TABLE.get(name)
+    table: Mapping[str, _Entry[Any] | _ImageEntry[Any]] = _TABLE if image is None else _IMAGE_TABLE
+    entry = table.get(name)
     if entry is None:
-        raise StudyError(f"model.family={name!r}.", remedy=f"Choose one of {', '.join(FAMILIES)}.")
+        kind = "" if image is None else " for images"
+        raise StudyError(f"model.family={name!r}{kind}.", remedy=f"Choose one of {', '.join(table)}.")
     parsed = _parse(entry.options, options)
     if entry.labelled and "label" not in options:
         parsed = replace(parsed, label=label)
-    return entry.construct(OneHotLayout(cardinalities=cardinalities), parsed)
+    layout = OneHotLayout(cardinalities=cardinalities, ordered=ordered, groups=groups)
+    if isinstance(entry, _ImageEntry):
+        # The table that holds such entries was chosen because there is an image.
+        return entry.construct(layout, cast(ImageShape, image), parsed)
+    return entry.construct(layout, parsed)
 
 
 def _parse(options: type[_Options], given: Mapping[str, object]) -> _Options:

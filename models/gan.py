@@ -1,32 +1,32 @@
 """A generative adversarial network of a table whose generator never meets a record (Goodfellow et al., 2014).
 
 Only the critic is trained on records: sites send clipped and noised gradients of the critic's loss on real
-records. The fake half of that loss and every generator step are computed at the server from what has been
-released, so they cost no privacy. The fake half is clipped record by record exactly as the real half is;
-otherwise the critic would be pulled towards the fakes.
+records. The fake half of that loss and every generator step are computed from what has been released, so they cost no
+privacy. The fake half is clipped record by record exactly as the real half is; otherwise the critic would be pulled
+towards the fakes.
+
+Where a statistics round released counts of columns and pairs, the generator is first fitted to them, and held to them
+while it plays against the critic: the critic is left with what pairs do not hold.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.adversarial import AdversarialLoss, fake_gradient, table_critic
 from models.autoregressive import draw_allowed, draw_codes
 from models.family import Family
+from models.labelled_counts import LabelledCounts
 from models.layout import OneHotLayout
+from models.marginals import PAIR_CELLS, code_logits
 from models.optimiser_state import load_optimiser_state, optimiser_state
-from privacy.dp_sgd import clipped_gradient_sum
+from models.residual_generator import ResidualGenerator, column_shares, draw_columns, even_labels, straight_through
+from models.statistics import Statistics
+from models.table_match import TableMatch
 from protocol.errors import StudyError
-
-
-class AdversarialLoss(StrEnum):
-    """What critic and generator play for."""
-
-    NON_SATURATING = "non_saturating"
-    LEAST_SQUARES = "least_squares"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +38,20 @@ class GanOptions:
         generator_widths: Hidden widths of the generator (residual blocks with batch norm; it sees no record).
         critic_widths: Hidden widths of the critic; empty for a linear critic.
         temperature: Of the straight-through Gumbel softmax.
-        loss: ``non_saturating`` or ``least_squares``.
-        critic_steps: Critic steps (rounds) per generator step.
+        loss: ``non_saturating``, ``least_squares`` or ``wasserstein``.
+        weight_limit: Bound on every weight of a critic that plays for ``wasserstein``, kept after every step of the
+            server: it bounds the critic's slope without a gradient penalty, which would mix records.
+        critic_steps: Critic steps (rounds) between turns of the generator.
+        generator_steps: Generator steps per turn.
         fake_batch: Fake records per critic and per generator step.
         generator_rate: Learning rate of the generator's Adam.
+        adversarial_weight: Weight of the critic in the generator's loss; 0 leaves released counts alone (the
+            ablation, which needs a statistics round).
+        table_weight: Weight of the released counts in the generator's loss.
+        table_steps: Steps in which the generator is fitted to released counts before it plays.
+        pair_cells: Most coarse cells of a column in a released table of pairs.
         class_shares: Public share of every code of the target column, in any scale; empty to learn them from
-            the critic.
+            released counts, or from the critic where there are none.
         label: Index of the target column, or None for an unconditional generator. A study may leave it out:
             it is then the schema's target.
     """
@@ -53,51 +61,31 @@ class GanOptions:
     critic_widths: tuple[int, ...] = (128,)
     temperature: float = 0.5
     loss: AdversarialLoss = AdversarialLoss.NON_SATURATING
+    weight_limit: float = 0.1
     critic_steps: int = 4
+    generator_steps: int = 1
     fake_batch: int = 1024
     generator_rate: float = 1e-3
+    adversarial_weight: float = 1.0
+    table_weight: float = 1.0
+    table_steps: int = 800
+    pair_cells: int = PAIR_CELLS
     class_shares: tuple[float, ...] = ()
     label: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse sizes and rates that cannot train."""
-        sizes = (self.latent, self.critic_steps, self.fake_batch, *self.generator_widths, *self.critic_widths)
+        """Refuse sizes, rates and weights that cannot train."""
+        steps = (self.critic_steps, self.generator_steps, self.table_steps)
+        sizes = (self.latent, self.fake_batch, self.pair_cells, *steps, *self.generator_widths, *self.critic_widths)
         if min(sizes) < 1 or not self.generator_widths:
             raise StudyError(f"model.options: sizes {sizes}.", remedy="Sizes are whole numbers of at least 1.")
-        for key in ("temperature", "generator_rate", "class_shares"):
+        for key in ("temperature", "generator_rate", "table_weight", "weight_limit", "class_shares"):
             value = getattr(self, key)
             if not all(0 < number < float("inf") for number in (value if key == "class_shares" else (value,))):
                 raise StudyError(f"model.options.{key}={value}.", remedy="Give positive numbers.")
-
-
-class ResidualGenerator(nn.Module):
-    """Noise and label in, logits of every column out. Hidden layers see all that came before them.
-
-    Args:
-        inputs: Size of noise and one-hot label together.
-        widths: Of the hidden layers.
-        outputs: Number of logits.
-        shares: Public share of every label; where they are zero, the shares are learnt from the critic instead.
-    """
-
-    def __init__(self, inputs: int, widths: tuple[int, ...], outputs: int, *, shares: Tensor) -> None:
-        super().__init__()
-        public = bool(shares.any())
-        self.label_logits = nn.Parameter(
-            shares.log() if public else torch.zeros_like(shares), requires_grad=len(shares) > 0 and not public
-        )
-        self.blocks = nn.ModuleList()
-        for width in widths:
-            self.blocks.append(nn.Sequential(nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU()))
-            inputs += width
-        self.head = nn.Linear(inputs, outputs)
-
-    def forward(self, noise: Tensor) -> Tensor:
-        """Return logits ``[n, outputs]`` of inputs ``[n, inputs]``."""
-        for block in self.blocks:
-            noise = torch.cat([block(noise), noise], dim=1)
-        logits: Tensor = self.head(noise)
-        return logits
+        if not 0 <= self.adversarial_weight < float("inf"):
+            remedy = "Give 0 or a positive number."
+            raise StudyError(f"model.options.adversarial_weight={self.adversarial_weight}.", remedy=remedy)
 
 
 class AdversarialNetwork(Family):
@@ -107,9 +95,8 @@ class AdversarialNetwork(Family):
         super().__init__(layout)
         self.options = options
         if options.label is not None and not 0 <= options.label < layout.columns:
-            raise StudyError(
-                f"model.options.label={options.label}.", remedy=f"Give a column index below {layout.columns}."
-            )
+            remedy = f"Give a column index below {layout.columns}."
+            raise StudyError(f"model.options.label={options.label}.", remedy=remedy)
         self.classes = 0 if options.label is None else layout.cardinalities[options.label]
         if options.class_shares and len(options.class_shares) != self.classes:
             raise StudyError(
@@ -122,22 +109,20 @@ class AdversarialNetwork(Family):
             layout.width,
             shares=torch.tensor(options.class_shares or (0.0,) * self.classes),
         )
-        widths = (layout.width, *options.critic_widths)
-        layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
-            layers += [nn.Linear(inputs, outputs), nn.LeakyReLU(0.2)]
-        self.critic = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+        self.critic = table_critic(layout.width, options.critic_widths)
+        self._counts = LabelledCounts(layout, label=options.label, pair_cells=options.pair_cells)
+        self._released: tuple[Tensor, float] | None = None
+        self._match: TableMatch | None = None
         self.initialise(generator=torch.Generator().manual_seed(0))
 
     def initialise(self, *, generator: torch.Generator) -> None:
-        """Draw new initial weights, and forget the generator's optimiser."""
+        """Draw new initial weights, and forget the generator's optimiser and what was released."""
         super().initialise(generator=generator)
         if self._generator.label_logits.requires_grad:
             nn.init.zeros_(self._generator.label_logits)
-        self._generator_optimiser = torch.optim.Adam(
-            self._trainable(), lr=self.options.generator_rate, betas=(0.5, 0.9)
-        )
+        self._generator_optimiser = self._optimiser()
         self._critic_steps_done = 0
+        self._released = self._match = None
 
     @property
     def shared(self) -> nn.Module:
@@ -145,52 +130,75 @@ class AdversarialNetwork(Family):
         return self.critic
 
     @property
-    def generator(self) -> nn.Module:
-        """The generator, which never leaves the server during training."""
+    def companion(self) -> nn.Module:
+        """The generator: a site that takes several steps by itself needs its fakes."""
         return self._generator
+
+    @property
+    def generator(self) -> nn.Module:
+        """The generator, which only the server trains."""
+        return self._generator
+
+    @property
+    def statistics(self) -> Statistics:
+        """Counts of every column and of every pair of columns, by label where labels are few."""
+        return self._counts
+
+    def learn_statistics(self, number: int, means: Tensor, *, deviation: float, generator: torch.Generator) -> None:
+        """Fit the generator to the released counts, which it is held to from now on; see `Family.learn_statistics`."""
+        del number
+        self._remember(means, deviation)
+        found = self._counts.read(means, deviation=deviation)
+        logits = code_logits(found.columns, deviation=found.deviation)
+        self._generator.set_shapes(logits)
+        if self._generator.label_logits.requires_grad and self.options.label is not None:
+            with torch.no_grad():
+                self._generator.label_logits.copy_(logits[self.options.label])
+        steps, optimiser = self.options.table_steps, self._optimiser()
+        for step in range(steps):
+            # A constant rate for half of the steps, then a straight line towards zero.
+            optimiser.param_groups[0]["lr"] = self.options.generator_rate * min(1.0, 2.0 * (1.0 - step / steps))
+            self._step(optimiser, adversarial=False, generator=generator)
 
     def unit_loss(self, codes: Tensor, *, generator: torch.Generator) -> Tensor:
         """Return the critic's loss on real records, ``[n]``."""
         del generator
-        return self._loss(self.critic(self.layout.encode(codes)).squeeze(1), real=True)
+        return self.options.loss.of(self.critic(self.layout.encode(codes)).squeeze(1), real=True)
 
     def public_gradient(self, *, clip_norm: float, generator: torch.Generator) -> Tensor | None:
         """Return the critic's mean gradient on fake records, each clipped as a real one is."""
         with torch.no_grad():
-            fakes = self._fakes(self.options.fake_batch, generator=generator)
-        total = clipped_gradient_sum(
-            self.critic,
-            lambda: self._loss(self.critic(fakes).squeeze(1), real=False),
-            units=None,
-            clip_norm=clip_norm,
-        )
-        return total / self.options.fake_batch
+            fakes = self._fakes(*self._generated(generator=generator), generator=generator)
+        return fake_gradient(self.critic, fakes, loss=self.options.loss, clip_norm=clip_norm)
 
     def free_steps(self, *, generator: torch.Generator) -> None:
-        """Take one generator step after every ``critic_steps`` steps of the critic."""
+        """Bound the critic where its loss asks for it, and give the generator its turn when it has one."""
+        if self.options.loss is AdversarialLoss.WASSERSTEIN:
+            with torch.no_grad():
+                for weight in self.critic.parameters():
+                    weight.clamp_(-self.options.weight_limit, self.options.weight_limit)
         self._critic_steps_done += 1
         if self._critic_steps_done % self.options.critic_steps:
             return
-        weights = self._trainable()
-        scores = self.critic(self._fakes(self.options.fake_batch, generator=generator)).squeeze(1)
-        # Gradients by name, not by backward(): the critic's must stay those that sites have sent.
-        for weight, gradient in zip(
-            weights, torch.autograd.grad(self._loss(scores, real=True).mean(), weights), strict=True
-        ):
-            weight.grad = gradient
-        self._generator_optimiser.step()
-        self._generator_optimiser.zero_grad(set_to_none=True)
+        for _ in range(self.options.generator_steps):
+            self._step(self._generator_optimiser, adversarial=True, generator=generator)
 
     def training_state(self) -> dict[str, Tensor]:
-        """Return the moments of the generator's optimiser, and how many critic steps were taken."""
-        moments = optimiser_state(self._generator_optimiser)
-        return {"critic_steps": torch.tensor(self._critic_steps_done)} | moments
+        """Return the moments of the generator's optimiser, how many critic steps were taken, and what was released."""
+        state = {"critic_steps": torch.tensor(self._critic_steps_done)} | optimiser_state(self._generator_optimiser)
+        if self._released is not None:
+            means, deviation = self._released
+            state |= {"released.means": means, "released.deviation": torch.tensor(deviation, dtype=torch.float64)}
+        return state
 
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
         """Go on from :meth:`training_state`."""
         self._critic_steps_done = int(state["critic_steps"])
-        moments = {name: value for name, value in state.items() if name != "critic_steps"}
-        load_optimiser_state(self._generator_optimiser, moments)
+        self._released = self._match = None
+        if "released.means" in state:
+            self._remember(state["released.means"], float(state["released.deviation"]))
+        own = ("critic_steps", "released.means", "released.deviation")
+        load_optimiser_state(self._generator_optimiser, {name: state[name] for name in state if name not in own})
 
     @torch.no_grad()
     def draw(self, count: int, *, allowed: Mapping[int, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -222,11 +230,39 @@ class AdversarialNetwork(Family):
         """Return the generator's weights that are trained: all but public label shares."""
         return [weight for weight in self._generator.parameters() if weight.requires_grad]
 
-    def _loss(self, scores: Tensor, *, real: bool) -> Tensor:
-        """Return the loss per record of scores that ought to say ``real``."""
-        if self.options.loss is AdversarialLoss.LEAST_SQUARES:
-            return (scores - (1.0 if real else 0.0)).square()
-        return functional.softplus(-scores if real else scores)
+    def _optimiser(self) -> torch.optim.Optimizer:
+        """Return a new optimiser of the generator."""
+        return torch.optim.Adam(self._trainable(), lr=self.options.generator_rate, betas=(0.5, 0.9))
+
+    def _remember(self, means: Tensor, deviation: float) -> None:
+        """Keep what was released, as a loss of the generator."""
+        self._released = means.detach().cpu().clone(), deviation
+        found = self._counts.read(self._released[0], deviation=deviation)
+        self._match = TableMatch(self._counts, found, device=self.device)
+
+    def _step(self, optimiser: torch.optim.Optimizer, *, adversarial: bool, generator: torch.Generator) -> None:
+        """Take one generator step against the critic, the released counts, or both."""
+        labels, logits = self._generated(generator=generator)
+        losses = []
+        if adversarial and self.options.adversarial_weight:
+            scores = self.critic(self._fakes(labels, logits, generator=generator)).squeeze(1)
+            losses.append(self.options.adversarial_weight * self.options.loss.of(scores, real=True).mean())
+        if self._match is not None:
+            shares = column_shares(self.layout, logits, given=self._given(labels))
+            losses.append(self.options.table_weight * self._match.loss(shares, labels))
+        if not losses:
+            raise StudyError(
+                "model.options.adversarial_weight=0 without released counts: nothing trains the generator.",
+                remedy="Give a positive weight, or a statistics round.",
+            )
+        # Gradients by name, not by backward(): the critic's must stay those that sites have sent. Those of label
+        # shares are missing where the shares are known.
+        weights = self._trainable()
+        gradients = torch.autograd.grad(torch.stack(losses).sum(), weights, allow_unused=True)
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
 
     def _labels(self, count: int, *, allowed: Tensor | None, generator: torch.Generator) -> Tensor | None:
         """Draw labels by their shares."""
@@ -242,23 +278,25 @@ class AdversarialNetwork(Family):
         noise = torch.randn(count, self.options.latent, generator=generator, device=generator.device)
         return noise if labels is None else torch.cat([noise, labels], dim=1)
 
-    def _fakes(self, count: int, *, generator: torch.Generator) -> Tensor:
-        """Return fakes ``[n, width]``, one-hot forwards and soft backwards."""
-        labels = None
+    def _generated(self, *, generator: torch.Generator) -> tuple[Tensor | None, Tensor]:
+        """Return one-hot labels ``[n, classes]`` of a batch of fakes, and logits ``[n, width]`` of all columns."""
+        count, labels = self.options.fake_batch, None
         if self.classes:
-            labels = self._straight_through(self._generator.label_logits.expand(count, -1), generator=generator)
-        logits = self._generator(self._inputs(labels, count, generator=generator))
-        blocks = [
-            labels
-            if column == self.options.label and labels is not None
-            else self._straight_through(block, generator=generator)
-            for column, block in enumerate(self.layout.split(logits))
-        ]
-        return torch.cat(blocks, dim=1)
+            known = self._generator.label_logits
+            if self._match is not None:
+                drawn = even_labels(functional.softmax(known, dim=0), count, generator=generator)
+                labels = functional.one_hot(drawn, self.classes).float()
+            else:
+                every, temperature = known.expand(count, -1), self.options.temperature
+                labels = straight_through(every, temperature=temperature, generator=generator)
+        logits: Tensor = self._generator(self._inputs(labels, count, generator=generator))
+        return labels, logits
 
-    def _straight_through(self, logits: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Draw one-hot vectors ``[n, K]``, with the gradient of the soft draw (Jang, Gu and Poole, 2017)."""
-        uniform = torch.rand(logits.shape, generator=generator, device=logits.device).clamp(1e-20, 1 - 1e-7)
-        soft = functional.softmax((logits - (-uniform.log()).log()) / self.options.temperature, dim=1)
-        hard = functional.one_hot(soft.argmax(dim=1), logits.shape[1]).to(soft.dtype)
-        return hard + soft - soft.detach()
+    def _given(self, labels: Tensor | None) -> dict[int, Tensor]:
+        """Return the blocks of columns that are not generated: the label's, where there is one."""
+        return {} if labels is None or self.options.label is None else {self.options.label: labels}
+
+    def _fakes(self, labels: Tensor | None, logits: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Return fakes ``[n, width]``, one-hot forwards and soft backwards."""
+        given, temperature = self._given(labels), self.options.temperature
+        return draw_columns(self.layout, logits, given=given, temperature=temperature, generator=generator)

@@ -1,4 +1,4 @@
-"""How the integer codes of a table lie in a one-hot vector."""
+"""How the integer codes of a table lie in a one-hot vector, and what is publicly known of their geometry."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +16,13 @@ class OneHotLayout:
 
     Args:
         cardinalities: Number of codes of every column; each at least 1.
+        ordered: For every column how many of its first codes lie on a line, such as the cells of a number; 0 where
+            none do. Codes behind them, such as the one for missing, stand for themselves. Empty for no such column.
+        groups: For every column the public group of each code, ``0..G-1``; empty for a column without groups. Empty
+            for no such column.
+
+    Raises:
+        InputError: If the table is empty, or the geometry does not fit the cardinalities.
 
     Example:
         >>> layout = OneHotLayout(cardinalities=(2, 3))
@@ -26,14 +33,29 @@ class OneHotLayout:
     """
 
     cardinalities: tuple[int, ...]
+    ordered: tuple[int, ...] = ()
+    groups: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse an empty table and empty columns."""
+        """Refuse an empty table, empty columns, and a geometry of another table."""
         if not self.cardinalities or min(self.cardinalities) < 1:
             raise InputError(
                 f"A table needs columns of at least one code each, not {self.cardinalities}.",
                 remedy="Mend the schema.",
             )
+        if not self.ordered:
+            object.__setattr__(self, "ordered", (0,) * self.columns)
+        if not self.groups:
+            object.__setattr__(self, "groups", ((),) * self.columns)
+        lines = len(self.ordered) == self.columns and all(
+            0 <= count <= size for count, size in zip(self.ordered, self.cardinalities, strict=True)
+        )
+        grouped = len(self.groups) == self.columns and all(
+            not group or (len(group) == size and set(group) == set(range(max(group) + 1)))
+            for group, size in zip(self.groups, self.cardinalities, strict=True)
+        )
+        if not lines or not grouped:
+            raise InputError("The geometry of the columns does not fit their codes.", remedy="Mend the schema.")
 
     @property
     def columns(self) -> int:

@@ -3,14 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from models.autoregressive import AutoregressiveDecoder, FactorisedDecoder
+from models.autoregressive import INPUT_SCALE, LATENT_SCALE, AutoregressiveDecoder, FactorisedDecoder
 from models.family import Family
+from models.geometry import SPLINES, FeatureMap
 from models.latent_noise import record_noise
 from models.layout import OneHotLayout
+from models.marginals import MarginalCounts, code_logits
+from models.statistics import Statistics
 from protocol.errors import StudyError
 
 
@@ -30,12 +34,19 @@ class VaeOptions:
         encoder_widths: Hidden widths of the encoder; empty for a linear encoder.
         decoder: ``autoregressive`` (the default) or ``factorised`` (the ablation).
         kl_weight: Weight of the Kullback-Leibler term (1 is the evidence lower bound).
+        splines: Hat functions over a line of codes, such as the cells of a number, at least 2; 0 for a weight per
+            code, which pays where the noise is small.
+        input_scale: How fast dependencies between columns are learnt beside the shapes of the columns.
+        latent_scale: The same for the latent vector, in the encoder and in an autoregressive decoder.
     """
 
-    latent: int = 4
+    latent: int = 2
     encoder_widths: tuple[int, ...] = ()
     decoder: Decoder = Decoder.AUTOREGRESSIVE
     kl_weight: float = 1.0
+    splines: int = SPLINES
+    input_scale: float = INPUT_SCALE
+    latent_scale: float = LATENT_SCALE
 
     def __post_init__(self) -> None:
         """Refuse sizes below one."""
@@ -44,8 +55,11 @@ class VaeOptions:
                 f"model.options: latent={self.latent}, encoder_widths={list(self.encoder_widths)}.",
                 remedy="Sizes are whole numbers of at least 1.",
             )
-        if not 0 < self.kl_weight < float("inf"):
-            raise StudyError(f"model.options.kl_weight={self.kl_weight}.", remedy="Give a positive number.")
+        if self.splines < 2 and self.splines != 0:
+            raise StudyError(f"model.options.splines={self.splines}.", remedy="Give 0, or at least 2.")
+        for key in ("kl_weight", "input_scale", "latent_scale"):
+            if not 0 < getattr(self, key) < float("inf"):
+                raise StudyError(f"model.options.{key}={getattr(self, key)}.", remedy="Give a positive number.")
 
 
 class VariationalAutoencoder(Family):
@@ -54,9 +68,16 @@ class VariationalAutoencoder(Family):
     def __init__(self, layout: OneHotLayout, options: VaeOptions) -> None:
         super().__init__(layout)
         self.options = options
-        self.encoder = _encoder(layout.width, options)
+        self._counts = MarginalCounts(layout)
+        self.encoder = _encoder(layout, options)
         self.decoder = (
-            AutoregressiveDecoder(layout, latent=options.latent)
+            AutoregressiveDecoder(
+                layout,
+                latent=options.latent,
+                splines=options.splines,
+                input_scale=options.input_scale,
+                latent_scale=options.latent_scale,
+            )
             if options.decoder is Decoder.AUTOREGRESSIVE
             else FactorisedDecoder(layout, latent=options.latent)
         )
@@ -78,6 +99,22 @@ class VariationalAutoencoder(Family):
         """The decoder; with the prior it is the generative model."""
         return self.decoder
 
+    @property
+    def statistics(self) -> Statistics:
+        """Counts of every column."""
+        return self._counts
+
+    def learn_statistics(self, number: int, means: Tensor, *, deviation: float, generator: torch.Generator) -> None:
+        """Start with the released shapes of the columns; see :meth:`Family.learn_statistics`."""
+        del number, generator
+        found = self._counts.read(means, deviation=deviation)
+        self.decoder.set_shapes(code_logits(found.columns, deviation=found.deviation))
+
+    def posterior(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance of ``q(z | x)``, ``[n, latent]`` each, of codes ``[n, columns]``."""
+        mean, log_variance = (self.options.latent_scale * self.encoder(codes)).chunk(2, dim=1)
+        return mean, log_variance
+
     def unit_loss(self, codes: Tensor, *, generator: torch.Generator) -> Tensor:
         """Return the negative evidence lower bound of every record.
 
@@ -88,7 +125,7 @@ class VariationalAutoencoder(Family):
         Returns:
             ``[n]``, nats. Row i depends on record i alone.
         """
-        mean, log_variance = self.encoder(self.layout.places(codes)).chunk(2, dim=1)
+        mean, log_variance = self.posterior(codes)
         noise = record_noise(codes, self.options.latent, generator=generator)
         latent = mean + noise * torch.exp(0.5 * log_variance)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(dim=1)
@@ -104,14 +141,14 @@ class VariationalAutoencoder(Family):
         return self.decoder.sample(latent, allowed=allowed, generator=generator)
 
 
-def _encoder(inputs: int, options: VaeOptions) -> nn.Sequential:
-    """Return a perceptron of the one-hot vector, given as the places of its ones.
+def _encoder(layout: OneHotLayout, options: VaeOptions) -> nn.Sequential:
+    """Return a perceptron of the features of a record.
 
-    Its first layer needs no bias: every column has exactly one one, so that the weights of any column can be
-        one.
+    Its first layer needs no bias: every column has features that add up to one, so that their weights can be one.
     """
-    widths = (*options.encoder_widths, 2 * options.latent)
-    layers: list[nn.Module] = [nn.EmbeddingBag(inputs, widths[0], mode="sum")]
-    for before, after in zip(widths[:-1], widths[1:], strict=True):
-        layers += [nn.ReLU(), nn.Linear(before, after)]
-    return nn.Sequential(*layers)
+    features = FeatureMap(layout, splines=options.splines)
+    widths = (sum(features.sizes), *options.encoder_widths, 2 * options.latent)
+    layers: list[nn.Module] = [features]
+    for place, (before, after) in enumerate(pairwise(widths)):
+        layers += [nn.Linear(before, after, bias=place > 0), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])

@@ -27,6 +27,7 @@ from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClippi
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.autoregressive import INPUT_SCALE, LATENT_SCALE
 from models.latent_noise import record_noise
 from models.layout import OneHotLayout
 from models.vae import VaeOptions, VariationalAutoencoder
@@ -43,7 +44,7 @@ LEARNING_RATE = 1e-3
 
 
 class DenseTwin(nn.Module):
-    """The flagship written with linear layers on one-hot vectors: the same function, the same parameters.
+    """The flagship without splines, written out with one-hot vectors: the same function, the same parameters.
 
     Args:
         layout: The table's columns.
@@ -54,25 +55,25 @@ class DenseTwin(nn.Module):
         super().__init__()
         self.layout = layout
         self.latent = latent
+        self.order = sorted(range(layout.columns), key=layout.cardinalities.__getitem__)
+        sizes = [layout.cardinalities[column] for column in self.order]
         self.encoder = nn.Linear(layout.width, 2 * latent, bias=False)
-        self.latent_heads = nn.ModuleList(nn.Linear(latent, size) for size in layout.cardinalities)
-        self.column_heads = nn.ModuleList(
-            nn.Linear(start, size, bias=False)
-            for start, size in zip(layout.offsets[1:], layout.cardinalities[1:], strict=True)
-        )
+        self.shapes = nn.Linear(1, layout.width, bias=False)
+        self.heads = nn.ModuleList(nn.Linear(latent + sum(sizes[:j]), size, bias=False) for j, size in enumerate(sizes))
 
     def forward(self, codes: Tensor, generator: torch.Generator) -> Tensor:
         """Return the negative evidence lower bound of every record, ``[n]``."""
-        known = self.layout.encode(codes)
-        mean, log_variance = self.encoder(known).chunk(2, dim=1)
+        blocks = self.layout.split(self.layout.encode(codes))
+        mean, log_variance = (LATENT_SCALE * self.encoder(torch.cat(list(blocks), dim=1))).chunk(2, dim=1)
         noise = record_noise(codes, self.latent, generator=generator)
         latent = mean + noise * torch.exp(0.5 * log_variance)
         total: Tensor = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(dim=1)
-        for j, start in enumerate(self.layout.offsets):
-            logits = self.latent_heads[j](latent)
-            if j:
-                logits = logits + self.column_heads[j - 1](known[:, :start])
-            total = total + functional.cross_entropy(logits, codes[:, j].long(), reduction="none")
+        shapes = self.layout.split(self.shapes(latent.new_ones(len(codes), 1)))
+        known = [LATENT_SCALE * latent]
+        for column, head in zip(self.order, self.heads, strict=True):
+            logits = shapes[column] + head(torch.cat(known, dim=1))
+            total = total + functional.cross_entropy(logits, codes[:, column].long(), reduction="none")
+            known.append(INPUT_SCALE * blocks[column])
         return total
 
 

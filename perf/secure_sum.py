@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from perf.ckks import measure as measure_ckks
 from perf.noise import measure as measure_noise
 from privacy.mechanisms.grid import IntegerGrid
-from privacy.secure_sum import MaskedInput, Reveal, RoundStart, ServerSession, SiteSession, SumPolicy
+from privacy.secure_sum import MaskedInput, Reveal, RoundStart, ServerSession, SiteSession, SumPolicy, SumStage
 from protocol.randomness import SystemRandom
 
 MODEL = "0" * 64
@@ -84,8 +84,7 @@ class Federation:
             code="0" * 64,
             roster={name: key.public_key().public_bytes_raw().hex() for name, key in keys.items()},
             minimum_cohort=3,
-            coordinates=parameters,
-            limit=self.grid.limit,
+            stages=(SumStage(rounds=1_000_000, coordinates=parameters, limit=self.grid.limit),),
         )
         self.sites = {
             name: SiteSession(policy, site=name, identity=key, random=SystemRandom()) for name, key in keys.items()

@@ -208,12 +208,16 @@ def _materialised_sum(
             # Opacus hooks the first layer too, whose inputs need no gradient: as it should be.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             torch.autograd.backward([losses.sum()])
-        rows = torch.cat([_per_record(p, len(losses)) for p in trainable], dim=1)
+        # Parameter by parameter: a matrix of all of them would be held, and copied, once more.
+        parts = [_per_record(p, len(losses)) for p in trainable]
     if units is not None:
-        rows = _unit_means(rows, units.to(rows.device))
-    rows = torch.where(rows.isfinite().all(dim=1, keepdim=True), rows, 0.0)
-    norms = torch.linalg.vector_norm(rows, dim=1)
-    return (rows * clip_factors(norms, clip_norm)[:, None]).sum(dim=0).cpu()
+        parts = [_unit_means(part, units.to(part.device)) for part in parts]
+    norms = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(part, dim=1) for part in parts]), dim=0)
+    factors = clip_factors(norms, clip_norm)
+    void = ~norms.isfinite()  # of finite float32 rows the norm is finite too
+    if bool(void.any()):  # zero times a row that is not finite is not zero
+        parts = [part.masked_fill(void[:, None], 0.0) for part in parts]
+    return torch.cat([factors @ part for part in parts]).cpu()
 
 
 def _per_record(parameter: Tensor, count: int) -> Tensor:
@@ -243,6 +247,9 @@ def _opacus(module: nn.Module) -> Iterator[None]:
     """Let Opacus note per-sample gradients of ``module``, and leave no trace of it behind."""
     from opacus.grad_sample import GradSampleModule
 
+    reached = [id(layer) for _, layer in module.named_modules(remove_duplicate=False)]
+    if len(reached) > len(set(reached)):  # Opacus would count its gradient once per name
+        raise PrivacyError("A layer of this model has two names.", remedy="Let every layer lie in one place.")
     held: list[nn.Module | Tensor] = [*module.modules(), *module.parameters()]
     before = [set(vars(each)) for each in held]
     state = [(p, p.grad) for p in module.parameters()]

@@ -1,23 +1,30 @@
-"""What a study's privacy terms come to: noise, event per round, mechanism.
+"""What a study's privacy terms come to: stages of rounds, their noise, events and mechanisms.
 
-Both sides derive it from the study alone.
+A run has one stage or two: rounds of statistics, if the study asks for any, and rounds of training. Both sides derive
+all of it from the study alone.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
+from privacy import wording
 from privacy.accounting import check_delta, default_delta
-from privacy.calibration import calibrate_noise_multiplier
-from privacy.events import Mechanism, NoisyRelease
+from privacy.calibration import StatisticsShare, calibrate_noise_multiplier
+from privacy.events import NoisyRelease
 from privacy.mechanisms.gaussian import GaussianMechanism, NoNoise
 from privacy.mechanisms.grid import IntegerGrid
 from privacy.shares import NoiseShares
+from privacy.stage import Stage
 from privacy.statement import Statement
+from protocol.errors import StudyError
 from protocol.study import Study
-from protocol.terms import ContributionKind, NoiseOrigin, Sampler, Trust
+from protocol.terms import ContributionKind, NoiseOrigin, Trust
+
+STATISTICS_NORM = 1.0
+"""Euclidean bound of one unit's part of a sum of statistics: they are divided by their public bound before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +34,8 @@ class PrivacyPlan:
     Attributes:
         study: The study.
         delta: The delta of the promise.
-        noise_multiplier: Noise over sensitivity of one step; zero trains without privacy.
+        noise_multiplier: Noise over sensitivity of one step of the last stage, which is the training, or statistics
+            that are all of a study; zero goes without privacy. That of statistics before a training follows from it.
     """
 
     study: Study
@@ -51,6 +59,7 @@ class PrivacyPlan:
             sample_rate=terms.sample_rate,
             steps=study.training.rounds * _steps_per_round(study),
             relation=terms.relation,
+            statistics=statistics_share(study),
         )
         return cls(study=study, delta=delta, noise_multiplier=noise)
 
@@ -59,34 +68,100 @@ class PrivacyPlan:
         """Whether a run of the study may carry a statement."""
         return self.noise_multiplier > 0 and self.study.privacy.noise is NoiseOrigin.SYSTEM
 
+    @property
+    def rounds(self) -> int:
+        """All rounds of a run."""
+        return self.study.rounds
+
     @cached_property
-    def round_event(self) -> NoisyRelease | None:
-        """What one round costs each site; None where the study adds no noise."""
-        if self.noise_multiplier == 0:
-            return None
-        terms = self.study.privacy
-        return NoisyRelease(
-            mechanism=Mechanism.GAUSSIAN,
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of a run, in order: rounds of statistics, where the study has some, and then the others."""
+        opening = self.study.statistics.rounds
+        last = self._stage(
+            self.study.training.strategy,
+            first=opening + 1,
+            rounds=self.study.training.rounds,
             noise_multiplier=self.noise_multiplier,
-            sample_rate=terms.sample_rate,
-            sampler=Sampler.POISSON,
-            count=_steps_per_round(self.study),
-            kind=self.study.training.strategy,
-            relation=terms.relation,
-            unit=terms.unit,
         )
+        if not opening:
+            return (last,)
+        noise = self._statistics_noise()
+        statistics = self._stage(ContributionKind.STATISTICS, first=1, rounds=opening, noise_multiplier=noise)
+        return statistics, last
+
+    def stage(self, number: int) -> Stage:
+        """Return the stage that a round is in.
+
+        Args:
+            number: Of the round, from 1 to :attr:`rounds`.
+
+        Raises:
+            StudyError: If the run has no such round.
+        """
+        for stage in self.stages:
+            if stage.first <= number <= stage.last:
+                return stage
+        raise StudyError(f"Round {number} is not in the study.", remedy=f"It has rounds 1 to {self.rounds}.")
+
+    def _stage(self, kind: ContributionKind, *, first: int, rounds: int, noise_multiplier: float) -> Stage:
+        """Return a stage of the study's terms."""
+        terms, everybody = self.study.privacy, kind is ContributionKind.STATISTICS
+        shares = None
+        if kind is not ContributionKind.UPDATES and self.shares is not None:
+            shares = replace(self.shares, noise_multiplier=noise_multiplier)
+        return Stage(
+            kind=kind,
+            first=first,
+            rounds=rounds,
+            steps=_steps_per_round(self.study) if kind is ContributionKind.UPDATES else 1,
+            noise_multiplier=noise_multiplier,
+            sample_rate=1.0 if everybody else terms.sample_rate,
+            clip_norm=STATISTICS_NORM if everybody else terms.clip_norm,
+            unit=terms.unit,
+            relation=terms.relation,
+            expected_units=self.study.federation.public_records * (1.0 if everybody else terms.sample_rate),
+            sites=self.study.federation.sites,
+            contributors=self.contributors,
+            shares=shares,
+            all_rounds=self.rounds,
+            delta=self.delta,
+        )
+
+    def _statistics_noise(self) -> float:
+        """Return the noise of a round of statistics before a training."""
+        share = statistics_share(self.study)
+        if share is None or self.noise_multiplier == 0:
+            return 0.0
+        return share.noise_multiplier(
+            self.noise_multiplier,
+            sample_rate=self.study.privacy.sample_rate,
+            steps=self.study.training.rounds * _steps_per_round(self.study),
+        )
+
+    @property
+    def round_event(self) -> NoisyRelease | None:
+        """What one round of the last stage costs each site; None where the study adds no noise.
+
+        It is not what each round of a run costs: for that, ask the round's :meth:`stage`.
+        """
+        return self.stages[-1].event
+
+    def events(self, *, rounds: int) -> list[NoisyRelease]:
+        """Return what the first so many rounds of a run release, one event for each stage that they reach."""
+        done = ((stage.event, stage.rounds_until(rounds)) for stage in self.stages)
+        return [event.times(event.count * count) for event, count in done if event is not None and count]
 
     def statement(self, *, rounds: int, simulated: bool, ledger_entries: Sequence[str] = ()) -> Statement:
         """Return what a run promises to every unit of every site.
 
         Args:
-            rounds: Rounds that were, or will be, completed.
+            rounds: Rounds that were, or will be, completed, of all stages: the first so many.
             simulated: Whether sites and ledgers were simulated.
             ledger_entries: Hashes of the ledger entries that paid.
         """
-        terms, event = self.study.privacy, self.round_event
+        terms = self.study.privacy
         return Statement.from_events(
-            [] if event is None else [event.times(event.count * rounds)],
+            self.events(rounds=rounds),
             delta=self.delta,
             relation=terms.relation,
             unit=terms.unit,
@@ -96,6 +171,7 @@ class PrivacyPlan:
             origin=NoiseOrigin.SYSTEM if self.private else NoiseOrigin.DETERMINISTIC,
             simulated=simulated,
             ledger_entries=ledger_entries,
+            circumstances=wording.circumstances(self.study),
         )
 
     @property
@@ -119,7 +195,7 @@ class PrivacyPlan:
 
     @cached_property
     def shares(self) -> NoiseShares | None:
-        """How the noise is placed over the sites; None where each adds the whole.
+        """How the noise of the last stage is placed over the sites; None where each adds the whole.
 
         Local training adds the whole noise at every step, whatever the trust: its steps are summed at no one.
 
@@ -141,27 +217,13 @@ class PrivacyPlan:
         """Most contributions that are added up before anybody can read them: the word must hold their sum."""
         return self.study.federation.sites if self.study.privacy.trust is Trust.SUM else 1
 
+    def mechanism(self, stage: Stage, dimension: int) -> GaussianMechanism | NoNoise:
+        """Return what bounds and blurs the sum of one step of a stage, ``[dimension]``."""
+        return stage.mechanism(dimension)
+
     def step_mechanism(self, dimension: int) -> GaussianMechanism | NoNoise:
         """Return what bounds and blurs the sum of one step's clipped gradients, ``[dimension]``."""
-        shared = self.shares is not None and self.study.training.strategy is ContributionKind.GRADIENTS
-        multiplier = self.noise_multiplier
-        if shared and self.shares is not None:
-            multiplier = self.shares.share_multiplier
-        grid = IntegerGrid.fit(
-            clip_norm=self.study.privacy.clip_norm,
-            dimension=dimension,
-            expected_units=max(1.0, self.expected_units / self.contributors),
-            noise_multiplier=multiplier,
-            contributors=self.contributors if shared else 1,
-        )
-        if multiplier == 0:
-            return NoNoise(grid=grid)
-        mechanism = GaussianMechanism(grid=grid, noise_multiplier=multiplier, shared=shared)
-        if shared and self.shares is not None:
-            self.shares.check_grid(
-                sigma=mechanism.sigma, dimension=dimension, steps=self.study.training.rounds, delta=self.delta
-            )
-        return mechanism
+        return self.mechanism(self.stages[-1], dimension)
 
     def update_grid(self, dimension: int) -> IntegerGrid:
         """Return the grid on which a site's change of the weights, already noised, is sent."""
@@ -172,6 +234,12 @@ class PrivacyPlan:
             noise_multiplier=0.0,
             contributors=self.contributors,
         )
+
+
+def statistics_share(study: Study) -> StatisticsShare | None:
+    """Return what a study's rounds of statistics may cost beside its training; None where it has none before it."""
+    terms = study.statistics
+    return StatisticsShare(rounds=terms.rounds, share=terms.share) if terms.rounds else None
 
 
 def _steps_per_round(study: Study) -> int:

@@ -32,6 +32,10 @@ class UnitIndex:
         """Number of units: private, and used for nothing but tossing that many coins."""
         return len(self.starts) - 1
 
+    def everybody(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return all rows ``[n]``, grouped by unit, and the unit of each ``[n]``, ascending: no coin is tossed."""
+        return self.order, np.repeat(np.arange(self.units), np.diff(self.starts))
+
     def poisson_sample(self, *, rate: float, random: RandomSource) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Toss one coin per unit.
 

@@ -74,6 +74,7 @@ class Statement:
         origin: NoiseOrigin,
         simulated: bool,
         ledger_entries: Sequence[str] = (),
+        circumstances: Sequence[str] = (),
     ) -> Self:
         """Accounts for events and says what that means.
 
@@ -86,6 +87,7 @@ class Statement:
             origin: Where the noise came from.
             simulated: Whether this was a simulation.
             ledger_entries: Hashes of the ledger entries that paid for the events.
+            circumstances: What else it rests on, as sentences.
 
         Returns:
             The statement.
@@ -102,7 +104,7 @@ class Statement:
             accountant=ACCOUNTANT,
             accountant_version=accountant_version(),
             against_whom=wording.against_whom(trust),
-            assumptions=wording.assumptions(events),
+            assumptions=(*wording.assumptions(events), *circumstances),
             simulated=simulated,
             private=origin is NoiseOrigin.SYSTEM,
             ledger_entries=tuple(ledger_entries),

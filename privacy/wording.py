@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from privacy.accounting import CrossCheck
 from privacy.ceiling import Ceiling
 from privacy.events import NoisyRelease
+from protocol.study import Study
 from protocol.terms import ContributionKind, Relation, Sampler, Trust
 
 _WEAK_EPSILON = 10.0
@@ -39,6 +40,19 @@ def assumptions(events: Sequence[NoisyRelease]) -> tuple[str, ...]:
     """What a guarantee about these events rests on."""
     sampled = any(event.sampler is Sampler.POISSON for event in events)
     return (*_DISJOINT, _HIDDEN_SAMPLE) if sampled else _DISJOINT
+
+
+def circumstances(study: Study) -> list[str]:
+    """What a study says that no event tells: that its records are public, and what its training starts from."""
+    told = []
+    if study.public:
+        told.append(f"The study says that its records are public: {study.public}")
+    if (start := study.model.init) is not None:
+        told.append(
+            f"Training started from the public release {start.release!r}, weights {start.weights[:16]}…, whose maker"
+            f" says that its records are public: {start.public} Were they not, its own epsilon would come on top."
+        )
+    return told
 
 
 def promise(check: CrossCheck, replace_one: CrossCheck, unit: str) -> str:

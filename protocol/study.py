@@ -8,7 +8,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +16,12 @@ from typing import Any, NoReturn, Self, TypeVar, get_args, get_origin
 
 from protocol.digest import canonical_json, digest
 from protocol.errors import StudyError, WireError
+from protocol.public_start import REASON_REMEDY, PublicStart, is_reason
 from protocol.terms import ContributionKind, NoiseOrigin, Relation, Trust, Unit
 
 STUDY_VERSION = 1
+MOST_STATISTICS_ROUNDS = 1000
+_MOST_ROUNDS = 1_000_000
 _SITE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _KEY = re.compile(r"[0-9a-f]{64}")
 
@@ -43,10 +46,12 @@ class ModelChoice:
     Attributes:
         family: A name of `models.families.FAMILIES`.
         options: The family's own options.
+        init: The public release whose weights training starts from; None for those that ``training.seed`` gives.
     """
 
     family: str
     options: Mapping[str, Any]
+    init: PublicStart | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +59,13 @@ class Training:
     """How it is trained; every value is public.
 
     Attributes:
-        strategy: ``gradients`` (one DP-SGD step per round) or ``updates`` (local DP-SGD steps, averaged).
-        rounds: Number of rounds.
+        strategy: ``gradients`` (one DP-SGD step per round), ``updates`` (local DP-SGD steps, averaged), or
+            ``statistics`` (noisy sums of public functions of the records, and no training at the sites).
+        rounds: Number of rounds, without those of :class:`StatisticsTerms`.
         optimiser: The server's optimiser.
         learning_rate: Of the server's optimiser.
+        cooldown: Last rounds of the training, over which the learning rate falls in equal steps towards zero; None
+            keeps it.
         momentum: Of SGD; the first beta of Adam.
         second_moment: The second beta of Adam.
         averaging: Decay of the exponential moving average of the weights that is released; 0 releases the
@@ -72,6 +80,7 @@ class Training:
     rounds: int = 300
     optimiser: Optimiser = Optimiser.ADAM
     learning_rate: float = 0.03
+    cooldown: int | None = None
     momentum: float = 0.9
     second_moment: float = 0.999
     averaging: float = 0.99
@@ -82,11 +91,11 @@ class Training:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        if self.strategy is ContributionKind.STATISTICS:
-            _refuse("training.strategy", "statistics", "Use gradients or updates.")
         for name in ("rounds", "local_steps"):
             if not 1 <= getattr(self, name) <= 1_000_000:
                 _refuse(f"training.{name}", getattr(self, name), "Give a whole number from 1 to 1,000,000.")
+        if self.cooldown is not None and not 1 <= self.cooldown <= 1_000_000:
+            _refuse("training.cooldown", self.cooldown, "Give a whole number from 1 to 1,000,000, or leave it out.")
         for name in ("learning_rate", "local_learning_rate", "update_norm"):
             if not 0 < getattr(self, name) < float("inf"):
                 _refuse(f"training.{name}", getattr(self, name), "Give a positive number.")
@@ -95,6 +104,29 @@ class Training:
                 _refuse(f"training.{name}", getattr(self, name), "Give a number from 0 to below 1.")
         if not 0 <= self.seed < 2**63:
             _refuse("training.seed", self.seed, "Give a whole number from 0 to below 2^63.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticsTerms:
+    """Rounds before the training in which every unit of every site enters a noisy sum of public functions of it.
+
+    Attributes:
+        rounds: How many; none by default.
+        share: Of the privacy budget, for all of them together: they have this share of the squared parameter of the
+            central limit (Dong, Roth, Su, 2022) that all rounds have.
+    """
+
+    rounds: int = 0
+    share: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if not 0 <= self.rounds <= MOST_STATISTICS_ROUNDS:
+            _refuse("statistics.rounds", self.rounds, f"Give a whole number from 0 to {MOST_STATISTICS_ROUNDS:,}.")
+        if not 0.001 <= self.share <= 0.999:
+            _refuse("statistics.share", self.share, "Give a number from 0.001 to 0.999.")
+        if not self.rounds and self.share != type(self).share:
+            _refuse("statistics.share", self.share, "Give statistics.rounds too, or leave the section out.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +196,7 @@ class FederationTerms:
         dropouts: Sites that may be missing from a secure sum without its noise falling below the promise.
         colluders: Sites that may side with the coordinator without the noise falling below the promise.
         roster: Ed25519 public key of each site by its name, hexadecimal; needed under ``trust = "sum"``.
+        lacking: Columns that a site does not have, by the site's name; every record is missing there.
         deadline: Seconds that a round waits for its sites.
     """
 
@@ -173,6 +206,7 @@ class FederationTerms:
     dropouts: int = 0
     colluders: int = 0
     roster: Mapping[str, str] | None = None
+    lacking: Mapping[str, Sequence[str]] | None = None
     deadline: float = 600.0
 
     def __post_init__(self) -> None:
@@ -192,6 +226,8 @@ class FederationTerms:
                 _refuse(f"federation.{name}", getattr(self, name), "Give a number from 0 to below federation.sites.")
         if self.roster is not None:
             self._check_roster(self.roster)
+        if self.lacking is not None:
+            self._check_lacking(self.lacking)
         if not 0 < self.deadline <= 86_400:
             _refuse("federation.deadline", self.deadline, "Give seconds, up to 86,400.")
 
@@ -201,6 +237,15 @@ class FederationTerms:
         for site, key in roster.items():
             if not _SITE.fullmatch(site) or not isinstance(key, str) or not _KEY.fullmatch(key):
                 _refuse(f"federation.roster.{site}", key, "Give the site's public key, 64 hexadecimal digits.")
+
+    def _check_lacking(self, lacking: Mapping[str, Sequence[str]]) -> None:
+        for site, columns in lacking.items():
+            key = f"federation.lacking.{site}"
+            listed = isinstance(columns, list | tuple) and all(isinstance(name, str) for name in columns)
+            if not listed or not columns or len(set(columns)) < len(columns):
+                _refuse(key, columns, 'Give a list of columns, each once, such as ["chol"].')
+            if not _SITE.fullmatch(site) or (self.roster is not None and site not in self.roster):
+                _refuse(key, list(columns), "Name a site of the study.")
 
     @property
     def quorum(self) -> int:
@@ -215,11 +260,14 @@ class Study:
     Attributes:
         name: Lower-case letters, digits and hyphens.
         purpose: One sentence that a privacy officer reads.
+        public: Why the records of all sites are public, in a sentence; empty where they are not. A release of public
+            records may be what another study starts from.
         schema: The public data dictionary as a mapping (see `records.schema.Schema`).
         model: Which generator.
         training: How.
         privacy: What is promised.
         federation: Among whom.
+        statistics: Rounds of statistics before the training.
     """
 
     name: str
@@ -229,13 +277,44 @@ class Study:
     training: Training
     privacy: PrivacyTerms
     federation: FederationTerms
+    statistics: StatisticsTerms = field(default_factory=StatisticsTerms)
+    public: str = ""
 
     def __post_init__(self) -> None:
-        """Check the name, which becomes part of file names, and that the unit can be told."""
+        """Check the name, which becomes part of file names, that the unit can be told, and that the rounds make sense.
+
+        Raises:
+            StudyError: If they do not.
+        """
         if not self.name or len(self.name) > 64 or not set(self.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-"):
             _refuse("study.name", self.name, "Use up to 64 lower-case letters, digits and hyphens.")
         if self.privacy.unit is Unit.PERSON and not self.schema.get("person"):
             _refuse("privacy.unit", "person", "Name the schema's person key, or protect records.")
+        if self.public and not is_reason(self.public):
+            _refuse("study.public", self.public, REASON_REMEDY)
+        self._check_statistics()
+
+    def _check_statistics(self) -> None:
+        """Refuse statistics that take part in training, and more rounds than messages can number."""
+        if self.rounds > _MOST_ROUNDS:
+            _refuse("training.rounds", self.training.rounds, f"All rounds together are at most {_MOST_ROUNDS:,}.")
+        if self.training.strategy is not ContributionKind.STATISTICS:
+            return
+        if self.statistics.rounds:
+            _refuse("statistics.rounds", self.statistics.rounds, 'With training.strategy "statistics" leave it out.')
+        if self.training.rounds > MOST_STATISTICS_ROUNDS:
+            _refuse("training.rounds", self.training.rounds, f"Give at most {MOST_STATISTICS_ROUNDS:,}.")
+        if self.privacy.sample_rate != 1.0:
+            _refuse(
+                "privacy.sample_rate",
+                self.privacy.sample_rate,
+                'With training.strategy "statistics" all units take part: give 1.',
+            )
+
+    @property
+    def rounds(self) -> int:
+        """All rounds of a run: those of statistics, and those of training."""
+        return self.statistics.rounds + self.training.rounds
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Self:
@@ -273,39 +352,47 @@ class Study:
         Raises:
             StudyError: If a key is unknown or missing, or a value out of range.
         """
-        known = {"version", "study", "schema", "model", "training", "privacy", "federation"}
+        known = {"version", "study", "schema", "model", "training", "statistics", "privacy", "federation"}
         if set(mapping) - known:
             raise StudyError(f"Unknown sections {sorted(set(mapping) - known)}.", remedy=f"Known: {sorted(known)}.")
         version = mapping.get("version", STUDY_VERSION)
         if version != STUDY_VERSION or isinstance(version, bool):
             _refuse("version", version, f"This Cloister reads version {STUDY_VERSION}.")
         head, model = _table(mapping, "study"), _table(mapping, "model")
-        _check_keys(head, "study", known=("name", "purpose"), required=("name",))
-        _check_keys(model, "model", known=("family", "options"), required=("family",))
+        _check_keys(head, "study", known=("name", "purpose", "public"), required=("name",))
+        _check_keys(model, "model", known=("family", "options", "init"), required=("family",))
         schema = _table(mapping, "schema")
         if not schema:
             _refuse("schema", schema, 'Give the data dictionary, or schema.file = "FILE.schema.toml".')
         return cls(
             name=_text(head["name"], "study.name"),
             purpose=_text(head.get("purpose", ""), "study.purpose"),
+            public=_text(head.get("public", ""), "study.public"),
             schema=schema,
             model=ModelChoice(
                 family=_text(model["family"], "model.family"),
                 options=_table(model, "options", "model.options"),
+                init=_section(PublicStart, _table(model, "init", "model.init"), "model.init")
+                if "init" in model
+                else None,
             ),
             training=_section(Training, _table(mapping, "training"), "training"),
             privacy=_section(PrivacyTerms, _table(mapping, "privacy"), "privacy"),
             federation=_section(FederationTerms, _table(mapping, "federation"), "federation"),
+            statistics=_section(StatisticsTerms, _table(mapping, "statistics"), "statistics"),
         )
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return the study as JSON's types, every default written out."""
+        """Return the study as JSON's types, every default written out; what it does without has no section or key."""
+        statistics = {"statistics": _plain(self.statistics)} if self.statistics.rounds else {}
+        start = {} if self.model.init is None else {"init": _plain(self.model.init)}
         return {
             "version": STUDY_VERSION,
-            "study": {"name": self.name, "purpose": self.purpose},
+            "study": {"name": self.name, "purpose": self.purpose} | ({"public": self.public} if self.public else {}),
             "schema": self.schema,
-            "model": {"family": self.model.family, "options": self.model.options},
+            "model": {"family": self.model.family, "options": self.model.options} | start,
             "training": _plain(self.training),
+            **statistics,
             "privacy": _plain(self.privacy),
             "federation": _plain(self.federation),
         }
@@ -392,7 +479,7 @@ def _value(kind: Any, value: Any, key: str) -> Any:
             return float(value)
         except OverflowError:
             _refuse(key, value, "Give a number that a computer can hold.")
-    if int in allowed and number and isinstance(value, int):
+    if (int in allowed and number and isinstance(value, int)) or (str in allowed and isinstance(value, str)):
         return value
     names = " or ".join(option.__name__ for option in allowed if option is not type(None))
     raise StudyError(f"{key} is {value!r}.", remedy=f"Give a value of type {names}.")

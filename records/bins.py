@@ -17,11 +17,36 @@ WIDEST_WHOLE_NUMBER = 2.0**53  # beyond it a float64 no longer holds every whole
 
 
 class Scale(StrEnum):
-    """How bins are spaced between the bounds."""
+    """How bins are spaced between the bounds, and how values are spread within a bin."""
 
     LINEAR = "linear"
     LOG = "log"
     LOG1P = "log1p"
+    SYMLOG = "symlog"
+
+    def ahead(self, values: Floats) -> Floats:
+        """Bring values to the scale on which bins are equally wide; symlog is ``sign(x) log(1 + |x|)``."""
+        match self:
+            case Scale.LINEAR:
+                return values
+            case Scale.LOG:
+                return np.log(values)
+            case Scale.LOG1P:
+                return np.log1p(values)
+            case Scale.SYMLOG:
+                return np.asarray(np.sign(values) * np.log1p(np.abs(values)), dtype=np.float64)
+
+    def back(self, places: Floats) -> Floats:
+        """Undo :meth:`ahead`, up to rounding."""
+        match self:
+            case Scale.LINEAR:
+                return places
+            case Scale.LOG:
+                return np.exp(places)
+            case Scale.LOG1P:
+                return np.expm1(places)
+            case Scale.SYMLOG:
+                return np.asarray(np.sign(places) * np.expm1(np.abs(places)), dtype=np.float64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,10 +59,13 @@ class Bins:
     Attributes:
         edges: float64 [B+1], strictly increasing.
         whole: Whether the cells hold whole numbers only; then every edge is one.
+        scale: On which scale values are spread evenly within a cell. A cell from 1,000 to 10,000 of a heavy tail
+            holds more small values than large ones, and so do draws from it on the scale ``log``.
     """
 
     edges: Floats
     whole: bool
+    scale: Scale = Scale.LINEAR
 
     @property
     def count(self) -> int:
@@ -56,7 +84,7 @@ class Bins:
         return np.asarray(np.searchsorted(self.edges, values, side="right") - 1, dtype=np.int32)
 
     def draw(self, codes: npt.NDArray[np.integer], *, generator: np.random.Generator) -> Floats:
-        """Draw a value uniformly within each cell; :meth:`codes` gives back exactly the codes.
+        """Draw a value within each cell, evenly on :attr:`scale`; :meth:`codes` gives back exactly the codes.
 
         Args:
             codes: [n], each in ``0..B-1``.
@@ -65,12 +93,31 @@ class Bins:
         Returns:
             float64 [n].
         """
-        low, high = self.edges[codes], self.edges[codes + 1]
+        return self.draw_between(self.edges[codes], self.edges[codes + 1], generator=generator)
+
+    def draw_between(self, low: Floats, high: Floats, *, generator: np.random.Generator) -> Floats:
+        """Draw a value from each of the ranges ``[low, high)``, evenly on :attr:`scale`.
+
+        Args:
+            low: float64 [n], within the bounds; a whole number where the cells hold such.
+            high: float64 [n], each above its ``low``; likewise.
+            generator: Source of randomness.
+
+        Returns:
+            float64 [n].
+        """
+        share = generator.random(len(low))
+        if self.scale is Scale.LINEAR:
+            drawn = low + share * (high - low)
+        else:
+            start = self.scale.ahead(low)
+            drawn = self.scale.back(start + share * (self.scale.ahead(high) - start))
         if self.whole:
-            return np.asarray(low + np.floor(generator.random(len(codes)) * (high - low)), dtype=np.float64)
-        drawn = low + generator.random(len(codes)) * (high - low)
-        # Rounding can reach the upper edge, which belongs to the next cell.
-        return np.asarray(np.clip(drawn, low, np.nextafter(high, -np.inf)), dtype=np.float64)
+            # A whole number k gets the share of [k, k + 1).
+            drawn = np.floor(drawn)
+        # Rounding can reach the upper edge, which belongs to the next cell, or fall below the lower one.
+        last = high - 1 if self.whole else np.nextafter(high, -np.inf)
+        return np.asarray(np.clip(drawn, low, last), dtype=np.float64)
 
     def centres(self) -> Floats:
         """Give the mid-point of each cell, float64 [B]; a single value is its own mid-point."""
@@ -136,10 +183,12 @@ def spaced_bins(
         edges = np.unique(np.round(_spaced(lower, upper, count, scale, where)))
     else:
         edges = _spaced(lower, upper, count, scale, where)
-    return explicit_bins(edges.tolist(), points=points, whole=whole, where=where)
+    return explicit_bins(edges.tolist(), points=points, whole=whole, where=where, scale=scale)
 
 
-def explicit_bins(edges: Sequence[float], *, points: Sequence[float], whole: bool, where: str) -> Bins:
+def explicit_bins(
+    edges: Sequence[float], *, points: Sequence[float], whole: bool, where: str, scale: Scale = Scale.LINEAR
+) -> Bins:
     """Make cells from public edges; the last edge is the upper bound and belongs to the last cell.
 
     Args:
@@ -147,22 +196,24 @@ def explicit_bins(edges: Sequence[float], *, points: Sequence[float], whole: boo
         points: Values that get a cell of their own.
         whole: Whether the cells hold whole numbers only.
         where: What to call this column in an error.
+        scale: How values are spread within a cell.
 
     Returns:
         The cells.
 
     Raises:
-        SchemaError: The edges do not increase, or a point lies outside of them.
+        SchemaError: The edges do not increase or do not go with the scale, or a point lies outside of them.
     """
     inner = np.asarray(edges, dtype=np.float64)
     if len(inner) < 2 or not np.all(inner[1:] > inner[:-1]):
         raise SchemaError(f"{where}: the edges do not increase.", remedy="Give at least two, each above the last.")
+    _check_scale(scale, float(inner[0]), where)
     outside = [point for point in points if not inner[0] <= point <= inner[-1]]
     if outside:
         raise SchemaError(f"{where}: point {outside[0]:g} is out of bounds.", remedy="Put points within the bounds.")
     own = np.asarray(points, dtype=np.float64)
     cuts = np.concatenate([inner[:-1], _after(inner[-1:], whole=whole), own, _after(own, whole=whole)])
-    return Bins(edges=np.unique(cuts), whole=whole)
+    return Bins(edges=np.unique(cuts), whole=whole, scale=scale)
 
 
 def _after(values: Floats, *, whole: bool) -> Floats:
@@ -170,19 +221,18 @@ def _after(values: Floats, *, whole: bool) -> Floats:
     return values + 1 if whole else np.nextafter(values, np.inf)
 
 
-def _spaced(lower: float, upper: float, count: int, scale: Scale, where: str) -> Floats:
-    least = {Scale.LINEAR: -np.inf, Scale.LOG: np.nextafter(0, 1), Scale.LOG1P: 0.0}[scale]
+def _check_scale(scale: Scale, lower: float, where: str) -> None:
+    least = {Scale.LOG: np.nextafter(0, 1), Scale.LOG1P: 0.0}.get(scale, -np.inf)
     if lower < least:
         raise SchemaError(
             f'{where}: scale = "{scale}" does not reach lower = {lower:g}.',
-            remedy='Use "log" above zero, "log1p" from zero on, or give edges.',
+            remedy='Use "log" above zero, "log1p" from zero on, "symlog" anywhere, or give edges.',
         )
-    match scale:
-        case Scale.LINEAR:
-            edges = np.linspace(lower, upper, count + 1)
-        case Scale.LOG:
-            edges = np.exp(np.linspace(np.log(lower), np.log(upper), count + 1))
-        case Scale.LOG1P:
-            edges = np.expm1(np.linspace(np.log1p(lower), np.log1p(upper), count + 1))
+
+
+def _spaced(lower: float, upper: float, count: int, scale: Scale, where: str) -> Floats:
+    _check_scale(scale, lower, where)
+    first, last = scale.ahead(np.array([lower, upper]))
+    edges = scale.back(np.linspace(first, last, count + 1))
     edges[0], edges[-1] = lower, upper  # exactly: exp(log(x)) may miss x by rounding
     return edges

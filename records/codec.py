@@ -1,7 +1,8 @@
 """Records to codes and back: the only form in which a model meets a record."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from protocol.errors import RecordsError
 from records.bins import Bins, Codes, Floats
 from records.column import OTHER, Column, Kind, OutOfBounds
 from records.identifiers import looks_like_free_text, looks_like_identifier
+from records.images import IMAGE_COLUMN, column_images, decode_images, encode_images, image_column
 from records.reading import Reading, days, distinct, flat, numbers, texts, truth
 from records.rejects import Fault, Rejects
 from records.schema import Schema
@@ -34,6 +36,7 @@ class Codec:
 
     Args:
         schema: The data dictionary.
+        fixed: For columns that are not read from a source, the code that every record gets there.
 
     Examples:
         >>> schema = Schema(columns=(Column(name="age", kind=Kind.INTEGER, lower=0, upper=89, missing=True),))
@@ -45,8 +48,9 @@ class Codec:
         [0, None, 89]
     """
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, *, fixed: Mapping[str, int] = MappingProxyType({})) -> None:
         self.schema = schema
+        self._fixed = dict(fixed)
         self._columns = tuple(_column_codec(column, schema) for column in schema.columns)
 
     def encode(self, batch: pa.RecordBatch | pa.Table, *, source: str) -> Codes:
@@ -57,17 +61,20 @@ class Codec:
             source: Name of the file or table, for errors.
 
         Returns:
-            int32 [n, C], column j in ``0..K_j-1``.
+            int32 [n, C], column j in ``0..K_j-1``; where the schema has an image, its pixel codes come after them.
+            Fewer than n, where records break a constraint that says to drop them.
 
         Raises:
             RecordsError: A column is lacking or not mentioned in the schema, or values do not fit.
         """
         rejects = Rejects()
-        codes = self.encode_counting(batch, rejects, source=source)
+        codes, kept = self.encode_counting(batch, rejects, source=source)
         rejects.refuse(source)
-        return codes
+        return codes[kept]
 
-    def encode_counting(self, batch: pa.RecordBatch | pa.Table, rejects: Rejects, *, source: str) -> Codes:
+    def encode_counting(
+        self, batch: pa.RecordBatch | pa.Table, rejects: Rejects, *, source: str
+    ) -> tuple[Codes, npt.NDArray[np.bool_]]:
         """Encode records and count, rather than refuse, values that do not fit.
 
         Args:
@@ -76,39 +83,76 @@ class Codec:
             source: Name of the file or table, for errors.
 
         Returns:
-            int32 [n, C].
+            int32 [n, C], and bool [n]: the records to keep, all but those that a constraint says to drop.
 
         Raises:
             RecordsError: A column is lacking or not mentioned in the schema.
         """
-        check_columns(batch, self.schema, source=source)
+        check_columns(batch, self.schema, source=source, fixed=self._fixed.keys())
         rejects.rows += batch.num_rows
         codes = np.empty((batch.num_rows, len(self._columns)), dtype=np.int32)
         for index, (name, column) in enumerate(zip(self.schema.names, self._columns, strict=True)):
-            codes[:, index] = column.encode(flat(batch.column(name)), rejects)
-        return codes
+            if name in self._fixed:
+                codes[:, index] = self._fixed[name]
+            else:
+                codes[:, index] = column.encode(flat(batch.column(name)), rejects)
+        kept = self._checked(batch, codes, rejects)
+        if self.schema.image is None:
+            return codes, kept
+        pixels = column_images(batch.column(IMAGE_COLUMN), source=source)
+        return np.concatenate([codes, encode_images(pixels, self.schema.image, source=source)], axis=1), kept
 
-    def decode(self, codes: Codes, *, generator: np.random.Generator) -> pa.Table:
-        """Turn codes into records: numbers and dates are drawn uniformly within their cell.
+    def _checked(self, batch: pa.RecordBatch | pa.Table, codes: Codes, rejects: Rejects) -> npt.NDArray[np.bool_]:
+        """Hold records that fit so far against the schema's constraints, on their values rather than their cells."""
+        book = self.schema.rule_book
+        if not book.rules or not rejects.none:
+            return np.ones(len(codes), dtype=np.bool_)
+        values = {index: self._values(batch, index) for index in book.measured}
+        fixed = {index for index, name in enumerate(self.schema.names) if name in self._fixed}
+        return book.check(codes, values, rejects, fixed=fixed)
+
+    def _values(self, batch: pa.RecordBatch | pa.Table, index: int) -> Floats:
+        column, name = self._columns[index], self.schema.names[index]
+        if name in self._fixed or not isinstance(column, _CellCodec):
+            return np.full(batch.num_rows, np.nan)
+        return column.values(flat(batch.column(name)))
+
+    def decode(
+        self,
+        codes: Codes,
+        *,
+        generator: np.random.Generator,
+        values: Mapping[int, Floats] = MappingProxyType({}),
+    ) -> pa.Table:
+        """Turn codes into records: numbers and dates are drawn within their cell, evenly on its scale.
 
         Encoding the result gives back exactly ``codes``.
 
         Args:
-            codes: int [n, C], column j in ``0..K_j-1``.
+            codes: int [n, C], column j in ``0..K_j-1``, and pixel codes after them where the schema has an image.
             generator: Source of randomness.
+            values: For the index of a number or date column, values float64 [n] that are written instead of drawn
+                ones, NaN for missing; see `records.completion`.
 
         Returns:
-            n records: string, int64, float64, bool and date32 columns, null where missing.
+            n records: string, int64, float64, bool and date32 columns, null where missing; images as a column of
+            tensors [height, width, channels] of unsigned bytes.
 
         Raises:
             RecordsError: The codes have another shape or are out of range.
         """
         check_codes(codes, self.schema)
         arrays = [
-            column.decode(np.ascontiguousarray(codes[:, index], dtype=np.int32), generator=generator)
+            column.written(values[index])
+            if index in values and isinstance(column, _CellCodec)
+            else column.decode(np.ascontiguousarray(codes[:, index], dtype=np.int32), generator=generator)
             for index, column in enumerate(self._columns)
         ]
-        return pa.table(arrays, names=list(self.schema.names))
+        table = pa.table(arrays, names=list(self.schema.names))
+        if self.schema.image is None:
+            return table
+        pixels = decode_images(codes[:, len(self._columns) :], self.schema.image)
+        return table.append_column(IMAGE_COLUMN, image_column(pixels))
 
     def numeric(self, codes: Codes) -> Floats:
         """Give each code its number: mid-point of a cell, rank of an ordinal category, truth value as 0 or 1.
@@ -139,7 +183,7 @@ def check_codes(codes: npt.NDArray[np.integer], schema: Schema) -> None:
     Raises:
         RecordsError: Wrong shape or type, or a code out of range.
     """
-    wanted = len(schema.columns)
+    wanted = len(schema.code_cardinalities)
     if codes.ndim != 2 or codes.shape[1] != wanted or not np.issubdtype(codes.dtype, np.integer):
         raise RecordsError(
             f"Codes are {codes.dtype} of shape {codes.shape}.",
@@ -147,7 +191,9 @@ def check_codes(codes: npt.NDArray[np.integer], schema: Schema) -> None:
         )
     if not len(codes):
         return
-    outside = (codes.min(axis=0) < 0) | (codes.max(axis=0) >= np.asarray(schema.cardinalities))
+    outside = (codes.min(axis=0) < 0) | (codes.max(axis=0) >= np.asarray(schema.code_cardinalities))
+    if outside[len(schema.columns) :].any():
+        raise RecordsError("Pixels: codes out of range.", remedy="Codes must lie in 0..levels-1.")
     if outside.any():
         column = schema.columns[int(np.argmax(outside))]
         raise RecordsError(
@@ -156,19 +202,22 @@ def check_codes(codes: npt.NDArray[np.integer], schema: Schema) -> None:
         )
 
 
-def check_columns(batch: pa.RecordBatch | pa.Table, schema: Schema, *, source: str) -> None:
+def check_columns(
+    batch: pa.RecordBatch | pa.Table, schema: Schema, *, source: str, fixed: Collection[str] = ()
+) -> None:
     """Refuse records whose columns are not those of the schema.
 
     Args:
         batch: Records; dropped columns and the person key may be absent.
         schema: The data dictionary.
         source: Name of the file or table, for errors.
+        fixed: Columns that are not read from the source, and may be absent.
 
     Raises:
         RecordsError: A column is lacking, occurs twice, or is not mentioned in the schema.
     """
     present, known = list(batch.schema.names), set(schema.source_names)
-    needed = set(schema.names)
+    needed = set(schema.names).difference(fixed) | ({IMAGE_COLUMN} if schema.image is not None else set())
     found = needed.intersection(present)
     if len(found) * 2 < len(needed):
         # The names found may be values of a first record, so none is told.
@@ -176,9 +225,12 @@ def check_columns(batch: pa.RecordBatch | pa.Table, schema: Schema, *, source: s
             f"{source}: only {len(found)} of {len(needed)} columns of the schema were found.",
             remedy="Check [format]: separator, skip_rows, and header = false with names for a bare file.",
         )
-    lacking = [name for name in schema.names if name not in found]
+    lacking = [name for name in (*schema.names, *sorted(needed)) if name in needed - found]
     if lacking:
-        raise RecordsError(f"{source}: column {lacking[0]}: is not there.", remedy="Mend its name, or the schema.")
+        raise RecordsError(
+            f"{source}: column {lacking[0]}: is not there.",
+            remedy="Mend its name, or the schema; a study may state that a site lacks it, under [federation.lacking].",
+        )
     twice = [name for name in present if present.count(name) > 1]
     if twice:
         raise RecordsError(f"{source}: column {twice[0]}: occurs twice.", remedy="Give every column its own name.")
@@ -301,6 +353,11 @@ class _CellCodec:
             rejects.add(self.column.name, Fault.MISSING, int(reading.missing.sum()))
         return codes
 
+    def values(self, array: pa.Array) -> Floats:
+        """Read n values, float64 [n]: dates in days since 1970-01-01, NaN where missing."""
+        reading = self._read(array)
+        return np.where(reading.missing, np.nan, reading.values)
+
     @property
     def _lower(self) -> float:
         return float(self.cells.edges[0])
@@ -340,6 +397,11 @@ class _CellCodec:
     def decode(self, codes: Codes, *, generator: np.random.Generator) -> pa.Array:
         gone = codes == self.cells.count
         values = self.cells.draw(np.where(gone, 0, codes), generator=generator)
+        return self.written(np.where(gone, np.nan, values))
+
+    def written(self, values: Floats) -> pa.Array:
+        """Write values, float64 [n] with NaN for missing, in the type of the column."""
+        gone = np.isnan(values)
         wanted: Callable[[], pa.DataType] = {
             Kind.INTEGER: pa.int64,
             Kind.CONTINUOUS: pa.float64,
@@ -347,5 +409,5 @@ class _CellCodec:
         }[self.column.kind]
         if not self.cells.whole:
             return pa.array(values, mask=gone, type=wanted())
-        held = values.astype(np.int32 if self.column.kind is Kind.DATE else np.int64)
+        held = np.where(gone, 0, values).astype(np.int32 if self.column.kind is Kind.DATE else np.int64)
         return pc.cast(pa.array(held, mask=gone), wanted())

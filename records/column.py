@@ -48,6 +48,7 @@ _ONLY_FOR: dict[str, tuple[Kind, ...]] = {
     "categories": NAMED,
     "other": (Kind.CATEGORICAL,),
     "aliases": NAMED,
+    "hierarchy": (Kind.CATEGORICAL,),
     "true_values": (Kind.BOOLEAN,),
     "false_values": (Kind.BOOLEAN,),
     "lower": BOUNDED,
@@ -71,13 +72,15 @@ class Column:
         categories: Allowed texts, in rank order for an ordinal column.
         other: Whether unknown categories share one more code, ``other``.
         aliases: Pairs (text in the source, category it means).
+        hierarchy: Pairs (category, its public group), one per category; empty for none. Models learn a column of
+            many categories group by group.
         true_values: Texts that mean true, in any letter case (boolean columns).
         false_values: Texts that mean false, in any letter case.
         lower: Smallest allowed value; an ISO 8601 date for a date column.
         upper: Largest allowed value.
         bins: Number of cells; whole numbers and dates with at most so many values get a code for each.
-        scale: Spacing of the cells.
-        edges: Explicit edges instead of ``lower``, ``upper``, ``bins`` and ``scale``.
+        scale: Spacing of the cells, and of the values that are drawn within a cell.
+        edges: Explicit edges instead of ``lower``, ``upper`` and ``bins``.
         points: Values with a cell of their own, such as a zero that many records hold.
         missing: Whether a value may be missing; that is one more code and is modelled.
         missing_values: Texts (or numbers, as text) that mean missing in this column.
@@ -100,6 +103,7 @@ class Column:
     categories: tuple[str, ...] = ()
     other: bool = False
     aliases: tuple[tuple[str, str], ...] = ()
+    hierarchy: tuple[tuple[str, str], ...] = ()
     true_values: tuple[str, ...] = ()
     false_values: tuple[str, ...] = ()
     lower: Number | str | None = None
@@ -158,15 +162,30 @@ class Column:
             raise self._wrong("has no categories", "List the public categories.")
         self._check_texts("categories", self.categories)
         self._check_texts("aliases", tuple(alias for alias, _ in self.aliases))
+        known = set(self.categories)
         for alias, category in self.aliases:
-            if category not in self.categories:
+            if category not in known:
                 raise self._wrong(f"alias {alias!r} stands for {category!r}", "Let it stand for one of the categories.")
-            if alias in self.categories:
+            if alias in known:
                 raise self._wrong(f"{alias!r} is an alias and a category", "Remove one of the two.")
+        if self.hierarchy:
+            self._check_hierarchy(known)
         if self.other and OTHER in self.categories:
             raise self._wrong(f"{OTHER!r} is a category although other = true", f"Remove the category {OTHER!r}.")
         if self.missing and MISSING in self.categories:
             raise self._wrong(f"{MISSING!r} is a category although missing = true", "Add it to missing_values instead.")
+
+    def _check_hierarchy(self, known: set[str]) -> None:
+        self._check_texts("hierarchy", tuple(category for category, _ in self.hierarchy))
+        placed = {category for category, _ in self.hierarchy}
+        for category, group in self.hierarchy:
+            if category not in known:
+                raise self._wrong(f"hierarchy holds {category!r}", "Name categories only; aliases follow theirs.")
+            if not group or group != group.strip():
+                raise self._wrong(f"hierarchy holds the group {group!r}", "Write it without blanks, and not empty.")
+        lacking = [category for category in self.categories if category not in placed]
+        if lacking:
+            raise self._wrong(f"hierarchy gives {lacking[0]!r} no group", "Give every category a public group.")
 
     def _check_texts(self, what: str, texts: tuple[str, ...]) -> None:
         if len(set(texts)) < len(texts):
@@ -191,8 +210,8 @@ class Column:
     def _settle_bounds(self) -> None:
         """Bring bounds, edges and points into the type of the kind; default the bounds to the edges."""
         if self.edges:
-            if self.bins is not None or self.scale is not Scale.LINEAR:
-                raise self._wrong("gives edges as well as bins or scale", "Give edges alone.")
+            if self.bins is not None:
+                raise self._wrong("gives edges as well as bins", "Give edges alone.")
             for bound, edge in (("lower", self.edges[0]), ("upper", self.edges[-1])):
                 if getattr(self, bound) not in (None, edge):
                     raise self._wrong(f"{bound} differs from the edges", f"Remove {bound}.")
@@ -259,7 +278,7 @@ class Column:
         points = [self.position(point) for point in self.points]
         if self.edges:
             edges = [self.position(edge) for edge in self.edges]
-            return explicit_bins(edges, points=points, whole=whole, where=where)
+            return explicit_bins(edges, points=points, whole=whole, where=where, scale=self.scale)
         return spaced_bins(
             lower=self.position(self.lower),
             upper=self.position(self.upper),
@@ -281,6 +300,31 @@ class Column:
     def cardinality(self) -> int:
         """Number of codes, ``0..K-1``; the last one means missing where ``missing`` is set."""
         return self.values_cardinality + self.missing
+
+    @cached_property
+    def group_codes(self) -> tuple[int, ...]:
+        """Public group of each code, ``0..G-1``; () without a hierarchy.
+
+        Groups are numbered in the order of their first category. The codes for ``other`` and for missing each have
+        a group of their own.
+
+        Examples:
+            >>> icd = {"C50.1": "breast", "C50.9": "breast", "E11": "diabetes"}
+            >>> Column(
+            ...     name="diagnosis",
+            ...     kind=Kind.CATEGORICAL,
+            ...     categories=tuple(icd),
+            ...     hierarchy=tuple(icd.items()),
+            ...     missing=True,
+            ... ).group_codes
+            (0, 0, 1, 2)
+        """
+        if not self.hierarchy:
+            return ()
+        group_of = dict(self.hierarchy)
+        numbers: dict[str, int] = {}
+        codes = [numbers.setdefault(group_of[category], len(numbers)) for category in self.categories]
+        return (*codes, *range(len(numbers), len(numbers) + self.other + self.missing))
 
     @cached_property
     def code_labels(self) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ import datetime
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,24 +17,29 @@ import numpy.typing as npt
 from protocol.errors import InputError
 from records.bins import Bins, Floats
 from records.column import EPOCH, FALSE_VALUES, NAMED, OTHER, TRUE_VALUES, Column, Kind, number_of
-from records.schema import Schema
+
+if TYPE_CHECKING:
+    from records.schema import Schema  # it imports this module, for its constraints
 
 Mask = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.number]
 
 _MOST_LISTED = 10
+_SITE = "site"
 _MISSING = re.compile(r"\s+is\s+(not\s+)?missing\s*", re.IGNORECASE)
 _AMONG = re.compile(r"\s+in\s+(.*)", re.IGNORECASE | re.DOTALL)
 _COMPARISON = re.compile(r"\s*(<=|>=|!=|=|<|>)\s*(.*)", re.DOTALL)
 _GUESS = re.compile(r"\s*(?:[<>!=]|\s(?:in|is)\s)")
+_OPPOSITE = {"<": ">=", ">=": "<", "<=": ">", ">": "<=", "!=": "="}
 _FORMS = 'Write "COLUMN OP VALUE" with =, !=, <, <=, > or >=, "COLUMN in A|B", or "COLUMN is [not] missing".'
 
 
-def parse_conditions(texts: Sequence[str], *, schema: Schema) -> dict[int, Mask]:
+def parse_conditions(texts: Sequence[str], *, schema: "Schema") -> dict[int, Mask]:
     """Turn conditions into the codes that meet them; several on one column must all hold.
 
     Each text is ``COLUMN OP VALUE`` with one of ``= != < <= > >=``, or ``COLUMN in A|B|C``, or
-    ``COLUMN is missing``, or ``COLUMN is not missing``. Values are categories, truth values (true/false,
+    ``COLUMN is missing``, or ``COLUMN is not missing``. ``site`` names the site column, where the study has one and no
+    column is called so. Values are categories, truth values (true/false,
     yes/no, 1/0), numbers or ISO 8601 dates. Names of columns may hold blanks and operators: the longest name
     that fits wins.
 
@@ -48,6 +54,7 @@ def parse_conditions(texts: Sequence[str], *, schema: Schema) -> dict[int, Mask]
         InputError: A condition cannot be read, does not fit its column, or no code meets it.
 
     Examples:
+        >>> from records.schema import Schema
         >>> schema = Schema(columns=(
         ...     Column(name="age", kind=Kind.INTEGER, lower=0, upper=99, bins=5, missing=True),
         ...     Column(name="ill", kind=Kind.BOOLEAN),
@@ -58,7 +65,7 @@ def parse_conditions(texts: Sequence[str], *, schema: Schema) -> dict[int, Mask]
     """
     masks: dict[int, Mask] = {}
     for text in texts:
-        condition = _parsed(text, schema)
+        condition = _parsed(text, schema.columns, schema.site_column)
         mask = condition.mask()
         index = schema.index(condition.column.name)
         masks[index] = masks[index] & mask if index in masks else mask
@@ -68,6 +75,59 @@ def parse_conditions(texts: Sequence[str], *, schema: Schema) -> dict[int, Mask]
                 f"no value of column {condition.column.name} meets it{together}.", condition.possible()
             )
     return masks
+
+
+def exact_condition(text: str, *, columns: Sequence[Column]) -> tuple[int, Mask]:
+    """Turn one condition into the codes that meet it, where every code meets it with all of its values or with none.
+
+    Args:
+        text: The condition, as for :func:`parse_conditions`.
+        columns: The columns of the data dictionary.
+
+    Returns:
+        Index of its column, and bool [K]: whether a code meets it. At least one does.
+
+    Raises:
+        InputError: The condition cannot be read, or a cell meets it with some of its values only.
+    """
+    condition = _parsed(text, columns)
+    mask = condition.exact_mask()
+    if not mask.any():
+        raise condition.wrong(f"no value of column {condition.column.name} meets it.", condition.possible())
+    return [column.name for column in columns].index(condition.column.name), mask
+
+
+def value_code(column: Column, value: str, *, where: str) -> int:
+    """Give the code of one value as people write it.
+
+    Args:
+        column: The column.
+        value: A category, truth value, number or ISO 8601 date; for a number or date any value of the cell does.
+        where: What to call this in an error.
+
+    Returns:
+        The code.
+
+    Raises:
+        InputError: The column has no such value.
+    """
+    condition = _Condition(text=where, column=column, operator="=", values=(value,))
+    if column.cells is None:
+        return condition.code(value)
+    point = condition.point(value)
+    inside = column.cells.edges[0] <= point < column.cells.edges[-1]
+    if not inside or (column.kind is not Kind.CONTINUOUS and point != np.floor(point)):
+        raise condition.wrong(f"{value} is not a value of column {column.name}.", condition.possible())
+    return int(column.cells.codes(np.array([point]))[0])
+
+
+def value_number(column: Column, value: str, *, where: str) -> float:
+    """Place a value as people write it on the line; a date counts in days since 1970-01-01.
+
+    Raises:
+        InputError: It is no number, or no date.
+    """
+    return _Condition(text=where, column=column, operator="=", values=(value,)).point(value)
 
 
 def describe_mask(column: Column, mask: Mask) -> str:
@@ -92,10 +152,10 @@ def _listed(words: Sequence[str]) -> str:
     return ", ".join(words[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _parsed(text: str, schema: Schema) -> "_Condition":
+def _parsed(text: str, columns: Sequence[Column], site_column: str | None = None) -> "_Condition":
     """Split a text into column, operator and values; the longest name that an operator follows wins."""
     stripped = text.strip()
-    named = sorted((c for c in schema.columns if stripped.startswith(c.name)), key=lambda c: -len(c.name))
+    named = sorted((c for c in columns if stripped.startswith(c.name)), key=lambda c: -len(c.name))
     for column in named:
         rest = stripped[len(column.name) :]
         if found := _MISSING.fullmatch(rest):
@@ -106,11 +166,18 @@ def _parsed(text: str, schema: Schema) -> "_Condition":
             return _Condition(text=text, column=column, operator="in", values=values)
         if found := _COMPARISON.fullmatch(rest):
             return _Condition(text=text, column=column, operator=found[1], values=(found[2].strip(),))
-    guess = _GUESS.split(stripped, maxsplit=1)[0]
-    if guess in schema.names:
+    guess, names = _GUESS.split(stripped, maxsplit=1)[0], [column.name for column in columns]
+    if guess == _SITE and site_column is not None:
+        return _parsed(site_column + stripped[len(guess) :], columns, site_column)
+    if guess == _SITE:
+        raise InputError(
+            f"Condition {text!r}: the study declares no site column, so its generator does not know sites apart.",
+            remedy="Records of one site can be drawn only where every site approved a study with site_column.",
+        )
+    if guess in names:
         raise InputError(f"Condition {text!r}: no operator follows {guess!r}.", remedy=_FORMS)
-    near = difflib.get_close_matches(guess, schema.names, n=1)
-    remedy = f"Did you mean {near[0]!r}?" if near else f"Columns are {_listed(schema.names)}."
+    near = difflib.get_close_matches(guess, names, n=1)
+    remedy = f"Did you mean {near[0]!r}?" if near else f"Columns are {_listed(names)}."
     raise InputError(f"Condition {text!r}: {guess!r} is not a modelled column.", remedy=remedy)
 
 
@@ -143,6 +210,19 @@ class _Condition:
             f"such as {labels[self.column.cells.count // 2]}: ask for a range that covers one."
         )
 
+    def exact_mask(self) -> Mask:
+        """Codes that meet the condition, bool [K]; refuses a cell that meets it in part."""
+        mask, opposite = self.mask(), _OPPOSITE.get(self.operator)
+        if self.column.cells is not None and opposite is not None:
+            count = self.column.values_cardinality
+            part = ~(mask | replace(self, operator=opposite).mask())[:count]
+            if part.any():
+                raise self.wrong(
+                    f"it cuts the cell {self.column.code_labels[int(np.argmax(part))]} of column {self.column.name}.",
+                    "Put an edge of the column's cells there, or move the value to one.",
+                )
+        return mask
+
     def mask(self) -> Mask:
         """Codes that meet the condition, bool [K]."""
         mask = np.zeros(self.column.cardinality, dtype=np.bool_)
@@ -164,7 +244,7 @@ class _Condition:
     def _named(self) -> Mask:
         """Codes of a categorical, ordinal or boolean column; only ranks can be compared by size."""
         ranks = np.arange(self.column.values_cardinality)
-        wanted = np.array([self._code(value) for value in self.values])
+        wanted = np.array([self.code(value) for value in self.values])
         if self.operator in ("=", "in"):
             return np.isin(ranks, wanted)
         if self.operator == "!=":
@@ -176,7 +256,8 @@ class _Condition:
             )
         return _compared(self.operator, ranks, ranks, float(wanted[0]))
 
-    def _code(self, value: str) -> int:
+    def code(self, value: str) -> int:
+        """Code of a text that names a value of a categorical, ordinal or boolean column."""
         meaning = _meaning(self.column)
         key = value.lower() if self.column.kind is Kind.BOOLEAN else value
         if key in meaning:
@@ -189,7 +270,7 @@ class _Condition:
     def _placed(self, cells: Bins) -> Mask:
         """Codes of a number or date column: those whose whole cell meets the condition."""
         smallest, largest = cells.edges[:-1], _largest(cells)
-        points = [self._point(value) for value in self.values]
+        points = [self.point(value) for value in self.values]
         if self.operator == "!=" and cells.whole and points[0] != np.floor(points[0]):
             return np.ones(cells.count, dtype=np.bool_)  # the value lies between two neighbours of one cell
         if self.operator not in ("=", "in"):
@@ -213,7 +294,7 @@ class _Condition:
             f'Ask for a range, such as "{name}>=LOW" and "{name}<HIGH".',
         )
 
-    def _point(self, value: str) -> float:
+    def point(self, value: str) -> float:
         """Place a value on the line; dates count in days since 1970-01-01."""
         if self.column.kind is Kind.DATE:
             try:

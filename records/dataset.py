@@ -1,7 +1,9 @@
 """Records of one site as codes: what training sees, and how a source becomes it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +29,8 @@ class Records:
         codes: int32 [n, C], column j in ``0..K_j-1``.
         persons: int64 [n], dense ids ``0..P-1`` that say whom a record is about; None without a person key.
         schema: The data dictionary.
+        left_out: How many records of the source broke a constraint that says to drop them. It is a count of real
+            records, and never leaves the site.
 
     Raises:
         RecordsError: The arrays do not fit each other or the schema.
@@ -35,6 +39,7 @@ class Records:
     codes: Codes
     persons: Rows | None
     schema: Schema
+    left_out: int = 0
 
     def __post_init__(self) -> None:
         """Check shapes, types and ranges."""
@@ -61,6 +66,19 @@ class Records:
         """Privacy unit of each record, int64 [n], dense: the person, or the record itself without a key."""
         return np.arange(len(self), dtype=np.int64) if self.persons is None else self.persons
 
+    def with_codes(self, fixed: Mapping[str, int]) -> "Records":
+        """Give the records with some columns overwritten.
+
+        Args:
+            fixed: By the name of a column, the code that every record gets there; see `records.site_values`.
+        """
+        if not fixed:
+            return self
+        codes = self.codes.copy()
+        for name, code in fixed.items():
+            codes[:, self.schema.index(name)] = code
+        return replace(self, codes=codes)
+
     def take(self, rows: Rows) -> "Records":
         """Give some of the records, persons numbered densely anew.
 
@@ -76,29 +94,33 @@ class Records:
         return Records(codes=self.codes[rows], persons=persons, schema=self.schema)
 
 
-def load_records(location: str | Path, *, schema: Schema) -> Records:
+def load_records(location: str | Path, *, schema: Schema, fixed: Mapping[str, int] = MappingProxyType({})) -> Records:
     """Read, check and encode all records of a source.
 
     Args:
         location: File or database, as for :func:`records.sources.open_source`.
         schema: The data dictionary.
+        fixed: For columns that are not read from the source, whether it has them or not, the code that every record
+            gets there; see `records.site_values`.
 
     Returns:
         The records, in the order of the source.
 
     Raises:
-        RecordsError: The source cannot be read, or a value does not fit the schema. No record is ever left
-            out silently, and the message holds no value of a record.
+        RecordsError: The source cannot be read, or a value does not fit the schema, or a record breaks a constraint.
+            The message holds no value of a record. No record is left out but those that a constraint says to drop,
+            and these are counted.
     """
-    return read_records(open_source(location, schema=schema), schema=schema)
+    return read_records(open_source(location, schema=schema, unread=tuple(fixed)), schema=schema, fixed=fixed)
 
 
-def read_records(source: Source, *, schema: Schema) -> Records:
+def read_records(source: Source, *, schema: Schema, fixed: Mapping[str, int] = MappingProxyType({})) -> Records:
     """Check and encode all records of an open source; otherwise as :func:`load_records`.
 
     Args:
         source: The source.
         schema: The data dictionary.
+        fixed: As for :func:`load_records`.
 
     Returns:
         The records, in the order of the source.
@@ -106,18 +128,20 @@ def read_records(source: Source, *, schema: Schema) -> Records:
     Raises:
         RecordsError: As for :func:`load_records`.
     """
-    codec, rejects = Codec(schema), Rejects()
+    codec, rejects = Codec(schema, fixed=fixed), Rejects()
     codes: list[Codes] = []
     keys: list[pa.Array] = []
     for batch in source.batches():
-        codes.append(codec.encode_counting(batch, rejects, source=source.name))
+        encoded, kept = codec.encode_counting(batch, rejects, source=source.name)
+        codes.append(encoded[kept])
         if schema.person is not None:
-            keys.append(_person_keys(batch, schema, rejects, source.name))
+            keys.append(_person_keys(batch, schema, rejects, source.name).filter(pa.array(kept)))
     if not rejects.rows:
         raise RecordsError(f"{source.name}: holds no records.", remedy="Give a source with at least one record.")
     rejects.refuse(source.name)
+    # Where all were left out there are no records, which is no error: a refusal would tell the coordinator of it.
     persons = _dense(keys) if schema.person is not None else None
-    return Records(codes=np.concatenate(codes), persons=persons, schema=schema)
+    return Records(codes=np.concatenate(codes), persons=persons, schema=schema, left_out=rejects.left_out)
 
 
 def _person_keys(batch: pa.RecordBatch, schema: Schema, rejects: Rejects, source: str) -> pa.Array:

@@ -7,6 +7,7 @@ import pyarrow as pa
 import tomli_w
 
 from protocol.errors import RecordsError
+from records.images import IMAGE_COLUMN
 from records.mapping import plain
 from records.proposal import Keys, Proposal, propose
 from records.reading import flat
@@ -22,6 +23,12 @@ _HEAD = """\
 # marked "to be confirmed from public knowledge" were read off the records outside of any privacy budget, and
 # would betray them if this file were shared. Replace each by one that is known without the records (a code
 # book, a form, common sense), take the marks off, and only then send the schema to others.
+"""
+_TAIL = """\
+# What every record fulfils by public knowledge, so that every synthetic one does. Nothing is proposed here: a rule
+# that was seen in the records would betray them.
+# [[constraints]]
+# holds = "systolic >= diastolic"
 """
 
 
@@ -44,15 +51,17 @@ def draft_schema(location: str | Path, *, form: Format | None = None) -> str:
     """
     written = sniffed_form(location) if form is None else form
     table, name = _table(location, written)
-    proposals = [propose(column, flat(table.column(column)), written) for column in table.schema.names]
+    names = [column for column in table.schema.names if not _holds_images(table.schema, column)]
+    proposals = [propose(column, flat(table.column(column)), written) for column in names]
     if not any(proposal.keys for proposal in proposals):
         raise RecordsError(
             f"{name}: no column can be modelled.",
             remedy="Every column is an identifier, constant, free text or too rare.",
         )
     parts = [_HEAD, _top(proposals), _format(written)]
+    parts += [_image(table.schema) for column in table.schema.names if column not in names]
     parts += [_column(proposal.keys) for proposal in proposals if proposal.keys]
-    return "\n".join(part for part in parts if part)
+    return "\n".join(part for part in [*parts, _TAIL] if part)
 
 
 def _table(location: str | Path, form: Format) -> tuple[pa.Table, str]:
@@ -66,6 +75,15 @@ def _table(location: str | Path, form: Format) -> tuple[pa.Table, str]:
         raise RecordsError(
             f"{source.name}: a column changes its type on the way.", remedy="Store each column with one type."
         ) from None
+
+
+def _holds_images(schema: pa.Schema, column: str) -> bool:
+    return column == IMAGE_COLUMN and isinstance(schema.field(column).type, pa.FixedShapeTensorType)
+
+
+def _image(schema: pa.Schema) -> str:
+    sides = dict(zip(("height", "width", "channels"), schema.field(IMAGE_COLUMN).type.shape, strict=True))
+    return f"[image]  {CONFIRM}\n" + tomli_w.dumps(sides)
 
 
 def _top(proposals: list[Proposal]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from protocol.errors import SchemaError
 from records.column import closest
 
+_TABLES = ("aliases", "hierarchy", "lookup")  # tuples of pairs that a file writes as a table of texts
 Plain = str | bool | int | float | list[Any] | dict[str, Any]
 
 
@@ -56,7 +57,7 @@ def plain(made: Any) -> dict[str, Plain]:
 
 
 def _plain_value(name: str, value: Any) -> Plain:
-    if name == "aliases":
+    if name in _TABLES:
         return dict(value)
     if isinstance(value, tuple):
         return list(value)
@@ -80,8 +81,9 @@ def _converted(value: Any, annotation: str, where: str) -> Any:
     if "bool" in annotation:
         _demand(where, value, "true or false", fits=isinstance(value, bool))
     elif "float" in annotation:
-        number = isinstance(value, int | float | str) and not isinstance(value, bool)
-        _demand(where, value, "a number or date", fits=number)
+        dates = "str" in annotation
+        number = isinstance(value, int | float | str if dates else int | float) and not isinstance(value, bool)
+        _demand(where, value, "a number or date" if dates else "a number", fits=number)
     elif "int" in annotation:
         _demand(where, value, "a whole number", fits=isinstance(value, int) and not isinstance(value, bool))
     else:

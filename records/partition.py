@@ -8,7 +8,7 @@ import numpy.typing as npt
 from protocol.errors import SchemaError, StudyError
 from records.dataset import Records, Rows
 
-_SCHEMES = "Use iid, dirichlet:A with A above zero, or column:NAME."
+_SCHEMES = "Use iid, dirichlet:A with A above zero, quantity:R with R of at least one, or column:NAME."
 
 
 def partition(records: Records, scheme: str, *, sites: int, generator: np.random.Generator) -> list[Rows]:
@@ -18,12 +18,14 @@ def partition(records: Records, scheme: str, *, sites: int, generator: np.random
     ``dirichlet:A``: label skew; for each code of the target, the shares of the sites are drawn from a
     symmetric Dirichlet distribution with concentration A (Yurochkin et al. 2019, section 4). A person
     has the label of the person's first record. A site that got nothing takes one unit from the largest site.
+    ``quantity:R``: size skew; units in random order, the first site R times as large as the last, in geometric steps.
+    A site that got nothing takes one unit from the largest site.
     ``column:NAME``: one site per code of the column, the largest first; with fewer sites than codes, the last
     site takes the rest. Here a person may be at several sites, as in life.
 
     Args:
         records: n records.
-        scheme: One of the three.
+        scheme: One of the four.
         sites: Number of sites.
         generator: Source of randomness.
 
@@ -46,15 +48,18 @@ def partition(records: Records, scheme: str, *, sites: int, generator: np.random
     name, _, argument = scheme.partition(":")
     if name == "column" and argument:
         return _by_column(records, argument, sites)
-    if scheme != "iid" and (name != "dirichlet" or not argument):
+    if scheme != "iid" and (name not in ("dirichlet", "quantity") or not argument):
         raise StudyError(f"partition = {scheme!r} is not known.", remedy=_SCHEMES)
     units = int(records.units.max()) + 1 if len(records) else 0
     if sites > units:
         raise StudyError(f"sites = {sites}, but there are {units} units to part.", remedy="Use fewer sites.")
     if name == "iid":
         site_of_unit = generator.permutation(np.arange(units) % sites)
+    elif name == "quantity":
+        site_of_unit = _by_quantity(units, _number(scheme, argument, least=1.0), sites, generator)
     else:
-        site_of_unit = _dirichlet(_labels(records, units), _concentration(scheme, argument), sites, generator)
+        concentration = _number(scheme, argument, least=np.nextafter(0.0, 1.0))
+        site_of_unit = _dirichlet(_labels(records, units), concentration, sites, generator)
     return _rows(site_of_unit[records.units], sites)
 
 
@@ -74,14 +79,25 @@ def _labels(records: Records, units: int) -> npt.NDArray[np.int32]:
     return np.asarray(records.codes[first, records.schema.index(target)], dtype=np.int32)
 
 
-def _concentration(scheme: str, argument: str) -> float:
+def _number(scheme: str, argument: str, *, least: float) -> float:
     try:
-        concentration = float(argument)
+        number = float(argument)
     except ValueError:
-        concentration = math.nan
-    if not (math.isfinite(concentration) and concentration > 0):
-        raise StudyError(f"partition = {scheme!r}: {argument!r} is not above zero.", remedy=_SCHEMES)
-    return concentration
+        number = math.nan
+    if not (math.isfinite(number) and number >= least):
+        bound = "at least one" if least >= 1 else "above zero"
+        raise StudyError(f"partition = {scheme!r}: {argument!r} is not {bound}.", remedy=_SCHEMES)
+    return number
+
+
+def _by_quantity(units: int, ratio: float, sites: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Give the site of each unit: sizes fall geometrically from the first site to the last."""
+    shares = ratio ** -np.linspace(0.0, 1.0, sites)
+    ends = np.round(np.cumsum(shares) / shares.sum() * units).astype(np.int64)
+    site_of_unit = np.searchsorted(ends, np.arange(units), side="right")
+    site_of_unit = generator.permutation(site_of_unit)
+    _feed_empty_sites(site_of_unit, sites, generator)
+    return site_of_unit
 
 
 def _dirichlet(

@@ -77,7 +77,7 @@ def propose(name: str, array: pa.Array, form: Format) -> Proposal:
     missing = _missing_keys(text, array)
     keys = _described(array, present, missing, form)
     if not keys:
-        return Proposal(name=name, reason="free text, or more categories than a model can learn: group them first")
+        return Proposal(name=name, reason="free text, or too many categories: list public ones with a hierarchy")
     keys = {"name": name, **keys, **missing}
     if not _fits(keys, array, form):
         return Proposal(name=name, reason="values of several kinds, to be described by hand")
@@ -159,10 +159,11 @@ def _bounds(low: float, high: float) -> Keys:
 
 
 def _shape(values: Floats) -> Keys:
-    """Propose a logarithmic scale for a long tail from zero, and a code of its own for a frequent zero."""
+    """Propose a logarithmic scale for a long tail, and a code of its own for a frequent zero."""
     keys: Keys = {}
-    if values.min() >= 0 and np.median(values) < SKEWED * values.max() and values.max() > 1:
-        keys["scale"] = "log1p"
+    sizes = np.abs(values)
+    if np.median(sizes) < SKEWED * sizes.max() and sizes.max() > 1:
+        keys["scale"] = "log1p" if values.min() >= 0 else "symlog"
     if (values == 0).mean() > SPIKE:
         keys["points"] = [0]
     return keys

@@ -1,4 +1,4 @@
-"""Counts of values that do not fit the schema, and the one line that reports them."""
+"""Counts of values and records that do not fit the schema, and the one line that reports them."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ class Fault(StrEnum):
     NOT_BOOLEAN = "are neither a true nor a false value"
     UNREADABLE = "are of a type that cannot be read"
     NO_PERSON = "have no person key"
+    BROKEN = "break the constraint"
 
 
 _REMEDIES = {
@@ -35,6 +36,7 @@ _REMEDIES = {
     Fault.NOT_BOOLEAN: "Mend the file, or set true_values and false_values.",
     Fault.UNREADABLE: "Store the column as text, numbers or dates.",
     Fault.NO_PERSON: "Fill in the key, or leave person out of the schema.",
+    Fault.BROKEN: 'Mend the file or the constraint, or set broken = "drop" for it (or "mend", if it implies a column).',
 }
 
 
@@ -44,9 +46,11 @@ class Rejects:
 
     Attributes:
         rows: Rows looked at so far.
+        left_out: Rows that broke a constraint whose schema says to drop them.
     """
 
     rows: int = 0
+    left_out: int = 0
     _counts: Counter[tuple[str, Fault]] = field(default_factory=Counter)
     _details: dict[tuple[str, Fault], str] = field(default_factory=dict)
 
@@ -55,6 +59,11 @@ class Rejects:
         if count:
             self._counts[column, fault] += count
             self._details[column, fault] = detail
+
+    @property
+    def none(self) -> bool:
+        """Whether all values fitted so far."""
+        return not self._counts
 
     def refuse(self, source: str) -> None:
         """Do nothing when all rows fit; otherwise report the worst column and how many more there are.

@@ -2,18 +2,26 @@
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 from protocol.errors import SchemaError
+from protocol.image_shape import ImageShape
+from protocol.terms import SITE_NAME
 from records.bins import Scale
 from records.column import Column, Kind, OutOfBounds
+from records.constraints import Broken, Constraint
+from records.images import IMAGE_COLUMN
 from records.mapping import Plain, arguments, plain
+from records.rule_book import RuleBook, read_constraints
 
-__all__ = ["Column", "Format", "Kind", "OutOfBounds", "Scale", "Schema"]
+__all__ = ["Broken", "Column", "Constraint", "Format", "Kind", "OutOfBounds", "Scale", "Schema"]
+
+# Written as tables of their own.
+_PARTS = ("columns", "constraints", "format", "image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +81,13 @@ class Schema:
         columns: Modelled columns; their order is the order of the codes.
         target: Column that a predictive task is about, if any.
         person: Source column that says whom a record is about; never modelled.
+        site_column: Modelled column that says which site a record is from, its categories the names of all sites.
+            Every site fills it with its own name; what a source holds there is never read.
         drop: Source columns that are left out, identifiers among them.
         missing_values: Texts that mean missing in every column; the empty text always does.
+        constraints: What every record fulfils by public knowledge, and every synthetic record therefore does.
         format: How a text file is written.
+        image: Shape of the image that every record has beside its columns; None for plain tables.
         description: Text for people.
 
     Raises:
@@ -97,9 +109,12 @@ class Schema:
     columns: tuple[Column, ...]
     target: str | None = None
     person: str | None = None
+    site_column: str | None = None
     drop: tuple[str, ...] = ()
     missing_values: tuple[str, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
     format: Format = field(default=Format())
+    image: ImageShape | None = None
     description: str = ""
 
     def __post_init__(self) -> None:
@@ -111,8 +126,26 @@ class Schema:
             column.check_missing(self.missing_values)
         if self.target is not None and self.target not in self.names:
             raise SchemaError(f"target = {self.target!r} is not a column.", remedy="Name one of the columns.")
+        if self.site_column is not None:
+            self._check_site_column(self.site_column)
         if not self.format.header:
             self._check_positions()
+        # Read them now, so that a wrong one is refused here.
+        _ = self.rule_book
+
+    def _check_site_column(self, name: str) -> None:
+        """Refuse a site column whose categories are not just the names of sites."""
+        if name not in self.names:
+            raise SchemaError(
+                f"site_column = {name!r} is not a column.", remedy="Add it to columns, its categories the sites' names."
+            )
+        column = self.column(name)
+        plain_list = column.kind is Kind.CATEGORICAL and not (column.other or column.missing or column.aliases)
+        if not plain_list or not all(map(SITE_NAME.fullmatch, column.categories)):
+            raise SchemaError(
+                f"Column {name}: is the site column and holds more than names of sites.",
+                remedy="Make it categorical, with the sites' names as categories: without other, missing or aliases.",
+            )
 
     def _check_names(self) -> None:
         mentioned = list(self.source_names)
@@ -124,7 +157,9 @@ class Schema:
             )
 
     def _check_positions(self) -> None:
+        # No source needs to have the site column.
         listed, mentioned = set(self.format.names), set(self.source_names)
+        mentioned -= {self.site_column} - listed
         lacking, extra = sorted(mentioned - listed), sorted(listed - mentioned)
         if lacking:
             raise SchemaError(f"Column {lacking[0]}: is not among format.names.", remedy="Add it to format.names.")
@@ -167,13 +202,15 @@ class Schema:
         Raises:
             SchemaError: Unknown or lacking keys, wrong types, or contradictions.
         """
-        rest = {key: value for key, value in dict(mapping).items() if key not in ("columns", "format")}
-        tables = mapping.get("columns", [])
-        if not isinstance(tables, list | tuple):
-            raise SchemaError("columns is not a list.", remedy="Write one [[columns]] table per column.")
-        columns = tuple(_column(table, index) for index, table in enumerate(tables, start=1))
+        rest = {key: value for key, value in dict(mapping).items() if key not in _PARTS}
+        columns = tuple(_column(table, index) for index, table in enumerate(_tables(mapping, "columns"), start=1))
+        constraints = tuple(
+            Constraint(**arguments(table, Constraint, where=f"Constraint number {index}"))
+            for index, table in enumerate(_tables(mapping, "constraints"), start=1)
+        )
         form = Format(**arguments(mapping.get("format", {}), Format, where="format"))
-        return cls(**arguments({**rest, "columns": []}, cls, where="schema") | {"columns": columns, "format": form})
+        parts = {"columns": columns, "constraints": constraints, "format": form, "image": _image(mapping)}
+        return cls(**arguments({**rest, "columns": []}, cls, where="schema") | parts)
 
     def to_mapping(self) -> dict[str, Plain]:
         """Give the schema as texts, numbers, lists and dictionaries, without defaults.
@@ -183,13 +220,22 @@ class Schema:
         """
         mapping = plain(self)
         mapping["columns"] = [plain(column) for column in self.columns]
+        if self.constraints:
+            mapping["constraints"] = [plain(constraint) for constraint in self.constraints]
         if self.format != Format():
             mapping["format"] = plain(self.format)
+        if self.image is not None:
+            mapping["image"] = plain(self.image)
         return mapping
 
     def canonical(self) -> bytes:
         """Give the schema as canonical JSON, the bytes that a hash or signature covers."""
         return json.dumps(self.to_mapping(), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+    @cached_property
+    def rule_book(self) -> RuleBook:
+        """The constraints, ready to check records and to complete drawn ones."""
+        return read_constraints(self.constraints, columns=self.columns)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -202,9 +248,16 @@ class Schema:
         return tuple(column.cardinality for column in self.columns)
 
     @cached_property
+    def code_cardinalities(self) -> tuple[int, ...]:
+        """Number of codes of each coordinate of a record: of its columns, then of the pixels of its image."""
+        pixels = () if self.image is None else (self.image.levels,) * self.image.size
+        return self.cardinalities + pixels
+
+    @cached_property
     def source_names(self) -> tuple[str, ...]:
-        """Every column that the source may have: modelled, dropped, and the person key."""
-        return self.names + self.drop + ((self.person,) if self.person is not None else ())
+        """Every column that the source may have: modelled, dropped, the person key, and the image."""
+        images = (IMAGE_COLUMN,) if self.image is not None else ()
+        return self.names + self.drop + ((self.person,) if self.person is not None else ()) + images
 
     def index(self, name: str) -> int:
         """Find the position of a column among the codes.
@@ -249,6 +302,19 @@ class Schema:
             SchemaError: There is no such column.
         """
         return self.column(name).code_labels
+
+
+def _tables(mapping: Mapping[str, Any], key: str) -> Sequence[Any]:
+    tables = mapping.get(key, [])
+    if not isinstance(tables, list | tuple):
+        raise SchemaError(f"{key} is not a list.", remedy=f"Write [[{key}]] tables, one for each.")
+    return tables
+
+
+def _image(mapping: Mapping[str, Any]) -> ImageShape | None:
+    if mapping.get("image") is None:
+        return None
+    return ImageShape(**arguments(mapping["image"], ImageShape, where="image"))
 
 
 def _column(table: Any, index: int) -> Column:

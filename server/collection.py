@@ -55,8 +55,12 @@ class Collector(ABC):
         self.patience = patience
 
     @abstractmethod
-    def collect(self, request: RoundRequest) -> Collected | None:
+    def collect(self, request: RoundRequest, *, coordinates: int) -> Collected | None:
         """Ask all sites to contribute to a round and add up what they send.
+
+        Args:
+            request: What they are asked for.
+            coordinates: Length of the vectors that they send; that of the request's may be another.
 
         Returns:
             What the round gave; None where it ended without a sum and the run may go on with the next one, which
@@ -128,10 +132,10 @@ class Collector(ABC):
 class PlainCollector(Collector):
     """Contributions that are private one by one (``trust = "none"``): they are added up as they are."""
 
-    def collect(self, request: RoundRequest) -> Collected | None:
+    def collect(self, request: RoundRequest, *, coordinates: int) -> Collected | None:
         """See :meth:`Collector.collect`."""
         content = encode(request)
-        total = np.zeros(request.vector.shape, dtype=np.int64)
+        total = np.zeros(coordinates, dtype=np.int64)
         entries: dict[str, str] = {}
         problems = dict.fromkeys(self.cohort.nodes, NO_ANSWER)
         for site, reply in self.ask(
@@ -142,7 +146,9 @@ class PlainCollector(Collector):
             problems=problems,
         ):
             try:
-                found = checked_contribution(reply, request, site=site, key=self.cohort.keys[site])
+                found = checked_contribution(
+                    reply, request, coordinates=coordinates, site=site, key=self.cohort.keys[site]
+                )
             except WireError as error:
                 problems[site] = error.problem
                 _LOGGER.warning("round %d: %s: %s", request.round, site, error)
@@ -154,7 +160,9 @@ class PlainCollector(Collector):
         return Collected(total=total, entries=entries)
 
 
-def checked_contribution(reply: Message, request: RoundRequest, *, site: str, key: str) -> Contribution:
+def checked_contribution(
+    reply: Message, request: RoundRequest, *, coordinates: int, site: str, key: str
+) -> Contribution:
     """Return a contribution that answers this request, of the right size, signed by the site.
 
     Raises:
@@ -167,8 +175,8 @@ def checked_contribution(reply: Message, request: RoundRequest, *, site: str, ke
     expected = (request.study, request.run, request.round, request.kind, site, model)
     if (answer.study, answer.run, answer.round, answer.kind, answer.site, answer.model) != expected:
         raise WireError("the contribution answers another request.", remedy="Look at its log.")
-    if answer.vector.shape != request.vector.shape:
-        raise WireError("the contribution has another size than the model.", remedy="Look at its log.")
+    if answer.vector.shape != (coordinates,):
+        raise WireError("the contribution has another size than the round's.", remedy="Look at its log.")
     try:
         Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(
             bytes.fromhex(answer.signature), answer.signed_bytes()

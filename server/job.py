@@ -4,6 +4,7 @@
 
     study.json       the study under the coordinator's signature
     run.json         the identifier of the run, made once
+    start/           the public release that the study starts from, if it does
     checkpoint/      the newest two checkpoints, and the memory of the secure sum
     progress.json    how far it is
     lock             held by the process that works on it
@@ -47,8 +48,9 @@ _LOGGER = logging.getLogger("cloister.server")
 _TRIES, _TRY_SECONDS = 5, 0.1
 _RUN = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[0-9a-f]{16}(-[1-9][0-9]*)?")
-_STUDY, _RUN_FILE, _PROGRESS, _LOCK, _STOP, _RELEASE, _CHECKPOINTS, _KEY, _SUM = (
-    "study.json", "run.json", "progress.json", "lock", "stop", "release", "checkpoint", "key.pem", "sum.memory",
+_STUDY, _RUN_FILE, _START, _PROGRESS, _LOCK, _STOP, _RELEASE, _CHECKPOINTS, _KEY, _SUM = (
+    "study.json", "run.json", "start", "progress.json", "lock", "stop", "release", "checkpoint", "key.pem",
+    "sum.memory",
 )  # fmt: skip
 
 
@@ -97,7 +99,7 @@ class Job:
         self.signed = signed
         self.key = key
         self.checkpoints = Checkpoints(folder / _CHECKPOINTS)
-        self.progress = ProgressFile(folder / _PROGRESS, rounds=signed.study.training.rounds)
+        self.progress = ProgressFile(folder / _PROGRESS, rounds=signed.study.rounds)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -124,6 +126,11 @@ class Job:
     def release(self) -> Path:
         """Where the release will lie."""
         return self.folder / _RELEASE
+
+    @property
+    def start(self) -> Path | None:
+        """The public release that the study starts from, if it does."""
+        return self.folder / _START if self.study.model.init is not None else None
 
     @property
     def stop(self) -> Path:
@@ -240,7 +247,7 @@ class Job:
                 raise
 
     def _finish(self) -> None:
-        rounds = self.study.training.rounds
+        rounds = self.study.rounds
         self.progress.tell(JobState.FINISHED, round_number=rounds, message=f"The release is in {self.release}.")
 
     def _fail(self, error: CloisterError) -> None:

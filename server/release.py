@@ -8,6 +8,8 @@
     statement.txt           the same in words
     provenance.json         run, sites, code, versions
     signed_study.json       the study under the coordinator's signature, where a coordinator signed it
+    start.safetensors       all weights, for studies that start from these: only where the study says that its records
+                            are public
     SHA256SUMS              of all of the above
     SIGNATURE               the coordinator's, over SHA256SUMS, where it signed the study
 
@@ -30,8 +32,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from models.conditional import sample_where
 from models.family import Family
 from privacy.statement import Statement
 from protocol.errors import CloisterError, InputError, ReleaseError
@@ -42,8 +44,10 @@ from protocol.study import Study
 from records.codec import Codec
 from records.schema import Schema
 from server.job import Job
+from server.sampling import draw_records
 from server.study_run import Evidence, StudyRun
 from server.whole_folder import check_new, whole_folder
+from strategies.starting_point import starting_state
 from strategies.study_model import build_study_model, study_schema
 
 __all__ = [
@@ -63,11 +67,10 @@ _WEIGHTS, _STUDY, _STATEMENT, _WORDS = (
     "statement.txt",
 )
 _PROVENANCE, _SUMS = "provenance.json", "SHA256SUMS"
-_SIGNED, _SIGNATURE = "signed_study.json", "SIGNATURE"
+_SIGNED, _SIGNATURE, _START = "signed_study.json", "SIGNATURE", "start.safetensors"
 _FILES = (_WEIGHTS, _STUDY, _STATEMENT, _WORDS, _PROVENANCE)
 _DOMAIN = b"cloister release v1\0"
 LIBRARIES = ("dp-accounting", "flwr", "opacus", "torch")
-_BATCH = 65_536
 _FETCH = "Fetch the release again from whoever made it."
 
 
@@ -106,6 +109,8 @@ def write_release(
     with whole_folder(folder) as draft:
         try:
             save_file(run.model.released_state(), draft / _WEIGHTS)
+            if run.study.public:
+                save_file(starting_state(run.model), draft / _START)
         except SafetensorError as error:
             raise InputError(f"{folder} cannot be written: {error}.", remedy="Check space and permissions.") from error
         (draft / _STUDY).write_text(run.study.text, encoding="utf-8")
@@ -114,7 +119,7 @@ def write_release(
         (draft / _PROVENANCE).write_text(_json(_provenance(run, evidence, simulated=simulated)), encoding="utf-8")
         if signed is not None:
             (draft / _SIGNED).write_text(signed.to_text(), encoding="utf-8")
-        names = _FILES if signed is None else (*_FILES, _SIGNED)
+        names = (*_FILES, *([] if signed is None else [_SIGNED]), *([_START] if run.study.public else []))
         sums = "".join(f"{_sha256(draft / name)}  {name}\n" for name in names)
         (draft / _SUMS).write_text(sums, encoding="utf-8")
         if key is not None:
@@ -135,6 +140,7 @@ class Release:
         model: The generator.
         coordinator: Public key of the coordinator that signed study and release, 64 hexadecimal digits; None where
             nobody signed. Whose key it is must be known from elsewhere.
+        start: All weights, where the study says that its records are public; None elsewhere.
     """
 
     folder: Path
@@ -145,6 +151,7 @@ class Release:
     provenance: Mapping[str, Any]
     model: Family
     coordinator: str | None = None
+    start: Mapping[str, Tensor] | None = None
 
     @classmethod
     def open(cls, folder: str | Path, *, device: torch.device) -> Self:
@@ -163,6 +170,7 @@ class Release:
             provenance = json.loads(texts[_PROVENANCE])
             forms = {_STUDY: study.text, _STATEMENT: _json(statement.to_mapping()), _PROVENANCE: _json(provenance)}
             state = load_file(folder / _WEIGHTS)
+            start = load_file(folder / _START) if (folder / _START).exists() else None
             model = build_study_model(study)
         except (ValueError, OSError, RecursionError, SafetensorError, CloisterError) as error:
             raise ReleaseError(f"{folder} cannot be read: {error}.", remedy=_FETCH) from error
@@ -177,6 +185,8 @@ class Release:
             )
         if provenance.get("study") != study.hash:
             raise ReleaseError(f"{folder} holds the files of two studies.", remedy=_FETCH)
+        if (start is None) is bool(study.public) or provenance.get("public", "") != study.public:
+            raise ReleaseError(f"{folder} is marked public, and its study is not, or the other way.", remedy=_FETCH)
         coordinator = _signer(folder, study) if signed else None
         try:
             model.generator.load_state_dict(state)
@@ -191,6 +201,7 @@ class Release:
             provenance=provenance,
             model=model.to(device).eval(),
             coordinator=coordinator,
+            start=start,
         )
 
     def sample_codes(
@@ -204,21 +215,20 @@ class Release:
             seed: The same seed, count and condition give the same records on the same machine.
 
         Yields:
-            int32 ``[m, columns]``.
+            int32 ``[m, columns]``. Every record fulfils the constraints of the schema.
+
+        Raises:
+            InputError: If the model gives the conditions under the constraints (nearly) no probability.
         """
-        device = next(self.model.generator.parameters()).device
-        generator = torch.Generator(device).manual_seed(seed)
-        masks = {column: torch.as_tensor(mask) for column, mask in allowed.items()}
-        for start in range(0, count, _BATCH):
-            size = min(_BATCH, count - start)
-            yield (sample_where(self.model, size, allowed=masks, generator=generator).cpu().numpy().astype(np.int32))
+        for codes, _ in draw_records(self.model, self.schema, count, allowed=allowed, seed=seed):
+            yield codes
 
     def sample(self, count: int, *, allowed: Mapping[int, NDArray[np.bool_]], seed: int) -> Iterator[pa.Table]:
-        """Draw synthetic records as tables of the schema's columns; see :meth:`sample_codes`."""
+        """Draw synthetic records as tables of the schema's columns; see :meth:`sample_codes`, whose codes they have."""
         codec = Codec(self.schema)
         generator = np.random.default_rng(seed)
-        for codes in self.sample_codes(count, allowed=allowed, seed=seed):
-            yield codec.decode(codes, generator=generator)
+        for codes, values in draw_records(self.model, self.schema, count, allowed=allowed, seed=seed):
+            yield codec.decode(codes, generator=generator, values=values)
 
 
 def statement_text(statement: Statement) -> str:
@@ -239,6 +249,7 @@ def _provenance(run: StudyRun, evidence: Evidence, *, simulated: bool) -> dict[s
         "version": RELEASE_VERSION,
         "study": run.study.hash,
         "run": evidence.run,
+        **_origin(run.study),
         "code": code_fingerprint(),
         "simulated": simulated,
         "rounds": evidence.rounds,
@@ -255,6 +266,13 @@ def _provenance(run: StudyRun, evidence: Evidence, *, simulated: bool) -> dict[s
             for name, key in evidence.keys.items()
         },
     }
+
+
+def _origin(study: Study) -> dict[str, Any]:
+    """Return the marks of a study of public records, and of one that started from a public release."""
+    public = {"public": study.public} if study.public else {}
+    init = study.model.init
+    return public if init is None else public | {"public_start": {"release": init.release, "weights": init.weights}}
 
 
 def _json(value: object) -> str:
@@ -276,7 +294,8 @@ def _check_sums(folder: Path) -> bool:
     except (OSError, ValueError) as error:
         raise ReleaseError(f"{folder} is no release: no readable {_SUMS}.", remedy="Check the path.") from error
     signed = _SIGNED in sums or (folder / _SIGNATURE).exists()
-    if set(sums) != {*_FILES, _SIGNED} if signed else set(sums) != set(_FILES):
+    public = {_START} if _START in sums or (folder / _START).exists() else set()
+    if set(sums) != {*_FILES, *({_SIGNED} if signed else ()), *public}:
         raise ReleaseError(f"{folder}/{_SUMS} names other files than a release has.", remedy=_FETCH)
     for name, expected in sums.items():
         try:

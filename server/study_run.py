@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from flwr.serverapp import Grid
 
+from models.family import Family
 from privacy.plan import PrivacyPlan
 from protocol.digest import digest
 from protocol.errors import InputError
 from protocol.messages import RoundRequest, vector_hash
 from protocol.randomness import DeterministicRandom, RandomSource, SystemRandom
 from protocol.study import Study
-from protocol.terms import NoiseOrigin, Trust
+from protocol.terms import ContributionKind, NoiseOrigin, Trust
 from protocol.warrant import NO_WARRANT
 from server.checkpoint import Checkpoint
 from server.cohort import Cohort, gather_cohort
@@ -33,8 +34,9 @@ from server.progress import JobState
 from server.roll_call import RollCall
 from server.sum_collection import SumCollector
 from strategies.server_model import ServerModel
+from strategies.starting_point import State, load_start
 from strategies.strategy import Strategy
-from strategies.study_model import build_study_model
+from strategies.study_model import build_study_model, check_statistics
 from strategies.table import build_strategy
 
 _LOGGER = logging.getLogger("cloister.server")
@@ -90,16 +92,23 @@ class StudyRun:
         study: The study.
         device: Where the server's model lives.
         job: The job that the run belongs to; None for a run that ends with its process.
+        start: Weights of the public release that the study starts from; None where it names none.
+
+    Raises:
+        StudyError: If ``start`` is not what the study names, or its family has no use for its rounds of statistics.
     """
 
-    def __init__(self, grid: Grid, study: Study, *, device: torch.device, job: Job | None = None) -> None:
+    def __init__(
+        self, grid: Grid, study: Study, *, device: torch.device, job: Job | None = None, start: State | None = None
+    ) -> None:
         self.study = study
         self.plan = PrivacyPlan.from_study(study)
         self._grid = grid
         self._job = job
-        self._strategy: Strategy = build_strategy(
-            self.plan, ServerModel(build_study_model(study).to(device), study.training)
-        )
+        family = build_study_model(study)
+        self._check(family)
+        load_start(family, study, start)
+        self._strategy: Strategy = build_strategy(self.plan, ServerModel(family.to(device), study.training))
         deterministic = study.privacy.noise is NoiseOrigin.DETERMINISTIC
         self._random: RandomSource = (
             DeterministicRandom(study.training.seed).child("server") if deterministic else SystemRandom()
@@ -121,7 +130,7 @@ class StudyRun:
                 of the round before. A job waits instead; it raises where its operator asked to stop.
         """
         evidence = self._begin()
-        rounds = self.study.training.rounds
+        rounds = self.plan.rounds
         if evidence.rounds >= rounds:
             return evidence
         begin = time.monotonic() - evidence.seconds
@@ -142,6 +151,10 @@ class StudyRun:
             )
         evidence.keys = dict(evidence.keys)
         return evidence
+
+    def _check(self, family: Family) -> None:
+        """Refuse what no round should be spent on."""
+        check_statistics(self.study, family)
 
     def _begin(self) -> Evidence:
         """Return the evidence so far: nothing, or what the job's checkpoint holds, whose model is loaded."""
@@ -166,34 +179,40 @@ class StudyRun:
         self._job.progress.tell(JobState.RUNNING, sites=patience.words({}), message="")
         return patience, cohort
 
+    def _strategy_of(self, number: int) -> Strategy:
+        """Return what makes something of a round's sum; that of training is one and the same for all of its rounds."""
+        if self.plan.stage(number).kind is ContributionKind.STATISTICS:
+            return build_strategy(self.plan, self.model, number=number)
+        return self._strategy
+
     def _round(self, number: int, collector: Collector, evidence: Evidence) -> RoundReport:
-        begin = time.monotonic()
+        begin, strategy = time.monotonic(), self._strategy_of(number)
         request = RoundRequest(
             study=self.study.hash,
             run=evidence.run,
             round=number,
-            kind=self._strategy.kind,
+            kind=strategy.kind,
             warrant=NO_WARRANT if self._job is None else self._job.warrant,
             vector=self.model.weights(),
         )
-        collected = collector.collect(request)
+        collected = collector.collect(request, coordinates=strategy.dimension)
         evidence.rounds = number
         if collected is None:
             evidence.unfinished += 1
-        norm = 0.0 if collected is None else self._apply(number, collected, evidence)
+        norm = 0.0 if collected is None else self._apply(number, strategy, collected, evidence)
         return RoundReport(
             number=number,
-            rounds=self.study.training.rounds,
+            rounds=self.plan.rounds,
             contributors=0 if collected is None else len(collected.entries),
             norm=norm,
             seconds=time.monotonic() - begin,
         )
 
-    def _apply(self, number: int, collected: Collected, evidence: Evidence) -> float:
-        """Step the model and note who contributed; returns the norm of the mean contribution."""
-        total = collected.total.astype(np.float64) * self._strategy.step
+    def _apply(self, number: int, strategy: Strategy, collected: Collected, evidence: Evidence) -> float:
+        """Let the model learn and note who contributed; returns the norm of the mean contribution."""
+        total = collected.total.astype(np.float64) * strategy.step
         generator = torch.Generator(self.model.device).manual_seed(self._seed(number, run=evidence.run))
-        self._strategy.apply(total, contributors=len(collected.entries), generator=generator)
+        strategy.apply(total, contributors=len(collected.entries), generator=generator)
         for site, entry in collected.entries.items():
             evidence.entries[site] = entry
             evidence.contributions[site] = evidence.contributions.get(site, 0) + 1
@@ -215,7 +234,7 @@ class StudyRun:
             return
         following = vector_hash(self.model.weights())
         asked = self._job.checkpoints.asked_after(evidence.rounds)
-        if asked is not None and asked != following[:16] and evidence.rounds < self.study.training.rounds:
+        if asked is not None and asked != following[:16] and evidence.rounds < self.plan.rounds:
             # See `server.checkpoint`: the next round was asked for with another model before a checkpoint was damaged.
             evidence.rounds += 1
             evidence.unfinished += 1
@@ -233,7 +252,7 @@ class StudyRun:
         """
         if isinstance(collector, SumCollector) and collector.last_round > evidence.rounds + 1:
             evidence.unfinished += collector.last_round - evidence.rounds
-            evidence.rounds = min(collector.last_round, self.study.training.rounds)
+            evidence.rounds = min(collector.last_round, self.plan.rounds)
 
     def _collector(self, cohort: Cohort, patience: Patience | None, *, run: str) -> Collector:
         """Return what collects rounds under the study's trust."""
@@ -245,7 +264,7 @@ class StudyRun:
             cohort,
             run=run,
             warrant=NO_WARRANT if self._job is None else self._job.warrant,
-            dimension=self.model.dimension,
+            model=self.model.family,
             patience=patience,
             keeper=self._job,
         )

@@ -18,6 +18,7 @@ import numpy as np
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
+from models.family import Family
 from privacy.plan import PrivacyPlan
 from privacy.secure_sum import KeyOffer, Preparation, Reveal, RoundStart, ServerSession, SurvivorSignature
 from privacy.secure_sum.messages import SumMessage
@@ -55,7 +56,7 @@ class SumCollector(Collector):
         cohort: Its sites, under the keys of the study's roster.
         run: Identifier of the run.
         warrant: The coordinator's warrant of it.
-        dimension: Coordinates of a contribution.
+        model: The study's model, which says how long the vectors of each round are.
         patience: How a job waits for its sites.
         keeper: Where a job keeps the memory of the sum.
 
@@ -73,13 +74,13 @@ class SumCollector(Collector):
         *,
         run: str,
         warrant: str,
-        dimension: int,
+        model: Family,
         patience: Patience | None = None,
         keeper: SumKeeper | None = None,
     ) -> None:
         super().__init__(grid, plan.study, cohort, patience=patience)
         self._run, self._warrant, self._keeper = run, warrant, keeper
-        policy = sum_policy(plan, run=run, dimension=dimension)
+        policy = sum_policy(plan, model, run=run)
         kept = None if keeper is None else keeper.load_sum()
         self._session = ServerSession(policy) if kept is None else ServerSession.restore(kept[0], policy)
         self._entries: dict[str, str] = {} if kept is None else kept[1]
@@ -90,7 +91,7 @@ class SumCollector(Collector):
         """The last round that was begun; what it and earlier ones gave can only be had from what was kept."""
         return self._session.last_round
 
-    def collect(self, request: RoundRequest) -> Collected | None:
+    def collect(self, request: RoundRequest, *, coordinates: int) -> Collected | None:
         """See :meth:`Collector.collect`."""
         start = self._session.under_way
         if start is not None and start.round != request.round:
@@ -101,7 +102,7 @@ class SumCollector(Collector):
             start = self._session.start_round(request.round, model=vector_hash(request.vector))
             self._keep(entries={})
         if not self._session.masking_closed:
-            self._add_masked(request, start)
+            self._add_masked(request, start, coordinates=coordinates)
             self._session.close_masking()
             self._keep(entries=self._entries)
         try:
@@ -177,7 +178,7 @@ class SumCollector(Collector):
         ready = len(self._session.offered) - len(self._session.unprepared(number))
         return self._session.policy.fewest - ready
 
-    def _add_masked(self, request: RoundRequest, start: RoundStart) -> None:
+    def _add_masked(self, request: RoundRequest, start: RoundStart, *, coordinates: int) -> None:
         """Add every valid masked vector as it comes, and note the ledger entry that paid for it."""
         self._entries = {}
         content = with_sum(encode(request), start)
@@ -191,7 +192,9 @@ class SumCollector(Collector):
             problems=problems,
         ):
             with _left_out_if_bad(site, problems):
-                found = checked_contribution(reply, request, site=site, key=self.cohort.keys[site])
+                found = checked_contribution(
+                    reply, request, coordinates=coordinates, site=site, key=self.cohort.keys[site]
+                )
                 self._session.add_masked(masked_input(reply.content, found))
                 self._entries[site] = found.entry
 

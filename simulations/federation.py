@@ -30,6 +30,7 @@ def simulate(
     release: Path,
     device: str = "cpu",
     transcripts: Path | None = None,
+    start: Path | None = None,
     tap: Tap | None = None,
 ) -> Release:
     """Train a study among simulated sites and return its release.
@@ -43,6 +44,7 @@ def simulate(
         release: Folder to write; it must not exist.
         device: Where sites and server compute.
         transcripts: Folder for what each site was told and did under ``trust = "sum"``, one sub-folder per site.
+        start: Public release that training starts from, of which the study holds the hash; see `server.start`.
         tap: Sees every message that leaves a site.
 
     Returns:
@@ -72,6 +74,7 @@ def simulate(
         "release": str(release),
         "simulated": True,
         "device": device,
+        "start": "" if start is None else str(start),
     }
     with resident(sites) as nodes:
         run_in_memory(server_app, client_app, node_configs=nodes, run_config=config, tap=tap)
@@ -104,6 +107,7 @@ def permissive_policy(study: Study) -> Policy:
     return Policy(
         epsilon=study.privacy.epsilon or MOST_EPSILON,
         delta=plan.delta,
+        families=(study.model.family,),
         trust=(study.privacy.trust.value,),
         allow_not_private=True,
     )
@@ -120,13 +124,37 @@ def with_sites(study: Study, sites: int) -> Study:
     return replace(study, federation=replace(study.federation, sites=sites, minimum_sites=None))
 
 
+def unbound(study: Study) -> Study:
+    """Return the study without what binds it to its own sites and files.
+
+    A site column becomes an ordinary column, no site lacks anything, and training starts from the study's seed. Twins
+    and baselines, whose sites are others, need that; what is promised to a record does not depend on it.
+
+    Example:
+        >>> study = Study.from_mapping({
+        ...     "study": {"name": "two-wards"},
+        ...     "schema": {"columns": [{"name": "ill", "kind": "boolean", "missing": True}]},
+        ...     "model": {"family": "vae"},
+        ...     "training": {},
+        ...     "privacy": {"epsilon": 1.0, "sample_rate": 0.1},
+        ...     "federation": {"sites": 2, "public_records": 100, "lacking": {"east": ["ill"]}},
+        ... })
+        >>> unbound(study).federation.lacking, unbound(study) == unbound(unbound(study))
+        (None, True)
+    """
+    schema = {key: value for key, value in study.schema.items() if key != "site_column"}
+    federation = replace(study.federation, lacking=None)
+    return replace(study, schema=schema, federation=federation, model=replace(study.model, init=None))
+
+
 def alone(study: Study, *, public_records: int) -> Study:
     """Return the study of one site by itself at the same promise: its own records, its own divisor.
 
     One site has nobody to share noise with, and adds all of it. The study's delta is kept, also where it follows from
-    the number of records of the federation.
+    the number of records of the federation. A site column is an ordinary one here.
     """
     delta = PrivacyPlan.from_study(study).delta
     privacy = replace(study.privacy, delta=delta, trust=Trust.NONE)
     federation = FederationTerms(sites=1, public_records=public_records, deadline=study.federation.deadline)
-    return replace(study, privacy=privacy, federation=federation)
+    schema = {key: value for key, value in study.schema.items() if key != "site_column"}
+    return replace(study, schema=schema, privacy=privacy, federation=federation)

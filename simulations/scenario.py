@@ -18,6 +18,7 @@ from records.codec import Codec
 from records.dataset import Records, load_records
 from records.partition import partition
 from records.schema import Schema
+from records.site_values import site_codes
 
 DATA_VARIABLE = "CLOISTER_DATA"
 _FOLDER = files("simulations") / "scenarios"
@@ -81,10 +82,13 @@ class Scenario:
         schema = Schema.from_mapping(self.study.schema)
         if self.source == "scikit-learn" and data is None:
             records = breast_cancer(schema)
-            return split(records, scheme or self.partition, sites=sites or self.study.federation.sites, seed=seed)
+            return self._parts(records, scheme, sites=sites, seed=seed)
         root = Path(data) if data is not None else _data_folder()
         if self.sites and scheme is None and sites in (None, len(self.sites)) and root.is_dir():
-            return {name: load_records(root / file, schema=schema) for name, file in self.sites.items()}
+            return {
+                name: load_records(root / file, schema=schema, fixed=site_codes(self.study, schema, site=name))
+                for name, file in self.sites.items()
+            }
         if self.sites and root.is_dir():
             raise InputError(
                 f"{self.study.name} has one file per site.",
@@ -92,8 +96,24 @@ class Scenario:
             )
         # A database is named by a URL, which is no path.
         location = root / self.file if root.is_dir() else data or root
-        records = load_records(location, schema=schema)
-        return split(records, scheme or self.partition, sites=sites or self.study.federation.sites, seed=seed)
+        # Which site a record will be at is not known before they are split.
+        unnamed = {} if schema.site_column is None else {schema.site_column: 0}
+        records = load_records(location, schema=schema, fixed=unnamed)
+        return self._parts(records, scheme, sites=sites, seed=seed)
+
+    def _parts(self, records: Records, scheme: str | None, *, sites: int | None, seed: int) -> dict[str, Records]:
+        """Split one file, under the names of the site column if there is one; every site fills in what it has to."""
+        schema = records.schema
+        parts = split(records, scheme or self.partition, sites=sites or self.study.federation.sites, seed=seed)
+        if schema.site_column is not None:
+            names = schema.column(schema.site_column).categories
+            if len(names) != len(parts):
+                raise InputError(
+                    f"There are {len(parts)} sites, and the site column {schema.site_column!r} names {len(names)}.",
+                    remedy="Give as many sites, or list their names as the column's categories.",
+                )
+            parts = dict(zip(names, parts.values(), strict=True))
+        return {name: part.with_codes(site_codes(self.study, schema, site=name)) for name, part in parts.items()}
 
 
 def ready_names() -> tuple[str, ...]:

@@ -10,8 +10,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from models.family import Family
 from models.optimiser_state import load_optimiser_state, optimiser_state
-from protocol.errors import InputError
+from protocol.errors import InputError, StudyError
 from protocol.study import Optimiser, Training
+from protocol.terms import ContributionKind
 
 
 class ServerModel:
@@ -26,34 +27,63 @@ class ServerModel:
         self.family = family
         self._parameters = [p for p in family.shared.parameters() if p.requires_grad]
         self._optimiser = _optimiser(self._parameters, training)
+        self._training = training
         self._average = _average(family.generator, training.averaging)
 
     @property
     def dimension(self) -> int:
-        """Number of shared weights."""
+        """Number of shared weights; none where a family learns from statistics alone."""
         return sum(p.numel() for p in self._parameters)
 
     @property
     def device(self) -> torch.device:
         """Where the model lives."""
-        return self._parameters[0].device
+        return self.family.device
 
     def weights(self) -> NDArray[np.float32]:
-        """Return the shared weights, float32 ``[d]``: what sites receive."""
-        flat: NDArray[np.float32] = nn.utils.parameters_to_vector(self._parameters).detach().cpu().float().numpy()
+        """Return what sites receive, float32: the shared weights ``[d]``, and behind them what local steps need beside.
+
+        Where there is nothing, it is a single zero.
+        """
+        received = [*self._parameters, *companion_weights(self.family, self._training.strategy)]
+        if not received:
+            return np.zeros(1, dtype=np.float32)
+        flat: NDArray[np.float32] = nn.utils.parameters_to_vector(received).detach().cpu().float().numpy()
         return flat.copy()
+
+    @property
+    def _learning_rate(self) -> float:
+        """That of the next step; the average counts the steps that were taken, and survives a restart."""
+        training, taken = self._training, int(self._average.n_averaged)
+        left = max(training.rounds - taken, 1)
+        return training.learning_rate * min(1.0, left / (training.cooldown or 1))
 
     def step(self, gradient: Tensor, *, generator: torch.Generator) -> None:
         """Take one optimiser step along a gradient, float64 ``[d]``, and let the family train on its own."""
+        if self._optimiser is None:
+            raise StudyError(
+                "The family has no weights to train with gradients or updates.",
+                remedy='Write training.strategy = "statistics" into the study.',
+            )
         start = 0
         for parameter in self._parameters:
             part = gradient[start : start + parameter.numel()]
             parameter.grad = part.to(parameter.device, parameter.dtype).view_as(parameter)
             start += parameter.numel()
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._learning_rate
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
         self.family.free_steps(generator=generator)
         self._average.update_parameters(self.family.generator)
+
+    def learn_statistics(self, number: int, means: Tensor, *, deviation: float, generator: torch.Generator) -> None:
+        """Let the family learn from a round of statistics, and begin the average anew: it must forget the start.
+
+        Arguments as of `models.family.Family.learn_statistics`.
+        """
+        self.family.learn_statistics(number, means.to(self.device), deviation=deviation, generator=generator)
+        self._average = _average(self.family.generator, self._training.averaging)
 
     def released_state(self) -> dict[str, Tensor]:
         """Return the averaged weights of the generator, by name."""
@@ -68,7 +98,7 @@ class ServerModel:
         parts = {
             "family": self.family.state_dict(),
             "own": self.family.training_state(),
-            "optimiser": optimiser_state(self._optimiser),
+            "optimiser": {} if self._optimiser is None else optimiser_state(self._optimiser),
             "average": self._average.state_dict(),
         }
         return {
@@ -90,7 +120,8 @@ class ServerModel:
                 parts[part][name] = value
             self.family.load_state_dict(parts["family"])
             self.family.load_training_state(parts["own"])
-            load_optimiser_state(self._optimiser, parts["optimiser"])
+            if self._optimiser is not None:
+                load_optimiser_state(self._optimiser, parts["optimiser"])
             self._average.load_state_dict(parts["average"])
         except (RuntimeError, KeyError, ValueError) as error:
             raise InputError(
@@ -98,8 +129,22 @@ class ServerModel:
             ) from error
 
 
-def _optimiser(parameters: list[nn.Parameter], training: Training) -> torch.optim.Optimizer:
-    """Return the optimiser that the study names."""
+def companion_weights(family: Family, strategy: ContributionKind) -> list[nn.Parameter]:
+    """Return released weights that sites receive beside the shared ones, and never train.
+
+    A site that takes several steps by itself computes the public part of the loss by itself, and may need more for it
+    than it trains: the generator of fakes. In all other strategies that part is the server's, and nothing but the
+    shared weights travels.
+    """
+    if strategy is not ContributionKind.UPDATES or family.companion is None:
+        return []
+    return list(family.companion.parameters())
+
+
+def _optimiser(parameters: list[nn.Parameter], training: Training) -> torch.optim.Optimizer | None:
+    """Return the optimiser that the study names; None where there is nothing to train."""
+    if not parameters:
+        return None
     if training.optimiser is Optimiser.ADAM:
         return torch.optim.Adam(
             parameters, lr=training.learning_rate, betas=(training.momentum, training.second_moment)

@@ -27,6 +27,11 @@ class Strategy(ABC):
         self.model = model
 
     @property
+    def dimension(self) -> int:
+        """Number of coordinates of a contribution."""
+        return self.model.dimension
+
+    @property
     @abstractmethod
     def step(self) -> float:
         """The value of one grid step of a contribution."""
@@ -36,7 +41,7 @@ class Strategy(ABC):
         """Step the model.
 
         Args:
-            total: ``[d]``, the sum of the contributions, in the unit of the clip norm.
+            total: :attr:`dimension` coordinates, the sum of the contributions, in the unit of the clip norm.
             contributors: How many sites contributed.
             generator: Source of the server's own draws; nothing here needs to be secret.
         """

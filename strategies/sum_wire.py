@@ -5,26 +5,36 @@ form of a :class:`~privacy.secure_sum.messages.SumMessage`. The masked vector is
 it travels once.
 """
 
+from collections.abc import Iterator
 from typing import TypeVar
 
 import numpy as np
 from flwr.app import ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
+from models.family import Family
+from privacy.dp_sgd import parameter_count
 from privacy.plan import PrivacyPlan
-from privacy.secure_sum import MaskedInput, OfferList, SumPolicy, SurvivorList, UnmaskRequest
+from privacy.secure_sum import MaskedInput, OfferList, SumPolicy, SumStage, SurvivorList, UnmaskRequest
 from privacy.secure_sum.messages import SumMessage
+from privacy.stage import Stage
 from protocol.errors import ApprovalError, WireError
 from protocol.fingerprint import code_fingerprint
 from protocol.messages import Contribution, SumTurn, encode
 from protocol.terms import ContributionKind
+from strategies.study_model import statistics_of
 
 _PART = "sum"
 AnySum = TypeVar("AnySum", bound=SumMessage)
 
 
-def sum_policy(plan: PrivacyPlan, *, run: str, dimension: int) -> SumPolicy:
+def sum_policy(plan: PrivacyPlan, model: Family, *, run: str) -> SumPolicy:
     """Return the terms of a run's secure sum, the same at the coordinator and at every site.
+
+    Args:
+        plan: The study's privacy plan.
+        model: The study's model, as `strategies.study_model.build_study_model` gives it.
+        run: Identifier of the run.
 
     Raises:
         ApprovalError: If the study pins no keys.
@@ -33,17 +43,28 @@ def sum_policy(plan: PrivacyPlan, *, run: str, dimension: int) -> SumPolicy:
     study, shares = plan.study, plan.shares
     if shares is None or study.federation.roster is None:
         raise ApprovalError("The study pins no sites' keys.", remedy="Write federation.roster into the study.")
-    gradients = study.training.strategy is ContributionKind.GRADIENTS
-    grid = plan.step_mechanism(dimension).grid if gradients else plan.update_grid(dimension)
     return SumPolicy(
         run=run,
         study=study.hash,
         code=code_fingerprint(),
         roster=study.federation.roster,
         minimum_cohort=max(shares.survivors, study.federation.quorum),
-        coordinates=dimension,
-        limit=grid.limit,
+        stages=tuple(part for stage in plan.stages for part in _sum_stages(plan, stage, model)),
     )
+
+
+def _sum_stages(plan: PrivacyPlan, stage: Stage, model: Family) -> Iterator[SumStage]:
+    """Return length and limit of the vectors of a stage; every round of statistics may have a length of its own."""
+    if stage.kind is ContributionKind.STATISTICS:
+        found = statistics_of(plan.study, model)
+        for number in range(1, stage.rounds + 1):
+            size = found.dimension(number)
+            yield SumStage(rounds=1, coordinates=size, limit=plan.mechanism(stage, size).grid.limit)
+        return
+    size = parameter_count(model.shared)
+    gradients = stage.kind is ContributionKind.GRADIENTS
+    grid = plan.mechanism(stage, size).grid if gradients else plan.update_grid(size)
+    yield SumStage(rounds=stage.rounds, coordinates=size, limit=grid.limit)
 
 
 def with_sum(record: RecordDict, message: SumMessage) -> RecordDict:

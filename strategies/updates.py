@@ -3,6 +3,11 @@
 With SGD, momentum 0 and learning rate 1 at the server this is federated averaging (McMahan et al., 2017);
 with momentum or Adam it is the corresponding adaptive method (Reddi et al., 2021). Sites weigh the same: a
 weight by the number of records would give the number away.
+
+Where the loss has a part that no record enters, such as the fake half of a critic's, a site adds it to each of its
+local steps, after the noise. Each step is a function of weights that are already private and of what the server sent,
+which is private too: post-processing, however often. A generator that a site needs for it comes with the weights, is
+never trained there, and takes its own steps at the server, once per round.
 """
 
 from typing import ClassVar
@@ -11,10 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from privacy.plan import PrivacyPlan
-from protocol.errors import StudyError
 from protocol.terms import ContributionKind
-from strategies.server_model import ServerModel
 from strategies.strategy import Strategy
 
 
@@ -22,14 +24,6 @@ class FederatedUpdates(Strategy):
     """One server step per round, against the mean change of the weights."""
 
     kind: ClassVar[ContributionKind] = ContributionKind.UPDATES
-
-    def __init__(self, plan: PrivacyPlan, model: ServerModel) -> None:
-        super().__init__(plan, model)
-        if plan.study.model.family == "gan":
-            raise StudyError(
-                "model.family is 'gan' with training.strategy 'updates'.",
-                remedy="The generator stays at the server: use strategy 'gradients'.",
-            )
 
     @property
     def step(self) -> float:

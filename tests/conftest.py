@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -224,3 +224,92 @@ def deployed_sum(tmp_path_factory: pytest.TempPathFactory, deploy: Callable[...,
     )
     records = {name: _records(20, seed=seed) for seed, name in enumerate("abcdef")}
     return deploy(tmp_path_factory.mktemp("deployed-sum"), study, records)
+
+
+@pytest.fixture
+def tally(monkeypatch: pytest.MonkeyPatch) -> type[Any]:
+    """Offer studies a family that learns from two rounds of statistics, of different sizes, and can train as well."""
+    from models import families
+
+    options, family = _tally_family()
+    entry = families._Entry(options=options, construct=family)
+    monkeypatch.setattr(families, "_TABLE", {**families._TABLE, "tally": entry})
+    return family
+
+
+def _tally_statistics() -> type[Any]:
+    """The first round counts the codes of every column. The second depends on a weight that sites receive."""
+    from torch import Tensor, nn, stack
+
+    from models.layout import OneHotLayout
+    from models.statistics import Statistics
+
+    class TallyStatistics(Statistics):
+        def __init__(self, layout: OneHotLayout, weight: nn.Parameter) -> None:
+            self.layout, self.weight = layout, weight
+
+        def dimension(self, number: int) -> int:
+            return self.layout.width if number == 1 else 2
+
+        def norm(self, number: int) -> float:
+            return float(self.layout.columns**0.5) if number == 1 else 2.0
+
+        def weighted_sum(self, number: int, codes: Tensor, weights: Tensor) -> Tensor:
+            if number == 1:
+                return weights @ self.layout.encode(codes).double()
+            first = codes[:, 0].double() / self.layout.cardinalities[0]
+            return stack([weights @ (first * self.weight[0].double()), weights.sum()])
+
+    return TallyStatistics
+
+
+def _tally_family() -> tuple[type[Any], type[Any]]:
+    """The options and the family, which learns counts, then sets a weight, then learns what depends on it."""
+    import torch
+    from torch import Tensor, nn
+
+    from models.family import Family
+    from models.layout import OneHotLayout
+    from models.statistics import Statistics
+
+    statistics_type = _tally_statistics()
+
+    @dataclass(frozen=True, kw_only=True)
+    class TallyOptions:
+        rounds: int = 2
+
+    class Tally(Family):
+        def __init__(self, layout: OneHotLayout, options: TallyOptions) -> None:
+            super().__init__(layout)
+            self.options = options
+            self.layer = nn.Linear(1, 2)
+            for name, size in (("counts", layout.width), ("second", 2), ("deviations", 2)):
+                self.register_buffer(name, torch.zeros(size, dtype=torch.float64))
+
+        shared = property(lambda self: self.layer)
+        generator = property(lambda self: self)
+        statistics_rounds = property(lambda self: self.options.rounds)
+
+        @property
+        def statistics(self) -> Statistics:
+            return statistics_type(self.layout, self.layer.bias)
+
+        def learn_statistics(self, number: int, means: Tensor, *, deviation: float, generator: torch.Generator) -> None:
+            del generator
+            (self.counts if number == 1 else self.second).copy_(means)
+            self.deviations[number - 1] = deviation
+            if number == 1:
+                with torch.no_grad():
+                    self.layer.bias[0] = 0.5
+
+        def unit_loss(self, codes: Tensor, *, generator: torch.Generator) -> Tensor:
+            del generator
+            return self.layer(codes[:, :1].float() / 10.0).square().sum(dim=1)
+
+        def draw(
+            self, count: int, *, allowed: Mapping[int, Tensor], generator: torch.Generator
+        ) -> tuple[Tensor, Tensor]:
+            del allowed, generator
+            return torch.zeros(count, self.layout.columns, dtype=torch.long), torch.zeros(count)
+
+    return TallyOptions, Tally

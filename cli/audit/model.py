@@ -126,7 +126,7 @@ def _twins(
     from simulations.audit.model.audit import LEAST_REFERENCES, model_audit
 
     # The twin as it is, its two controls, and the reference models.
-    rounds = (3 + LEAST_REFERENCES) * subject.study.training.rounds
+    rounds = (3 + LEAST_REFERENCES) * subject.study.rounds
     announce(f"training twins, with canaries, without, without privacy, and for reference: up to {minutes:g} minutes")
     with rounds_progress("training twins", rounds=rounds, quiet=quiet):
         return model_audit(
@@ -151,7 +151,7 @@ def _weights(
     if subject.release is None:
         raise ReleaseError("There is no release to attack.", remedy="Give the folder of a release.")
     announce(f"attacking the released weights: up to {minutes:g} minutes")
-    with rounds_progress("training twins", rounds=3 * subject.study.training.rounds, quiet=quiet):
+    with rounds_progress("training twins", rounds=3 * subject.study.rounds, quiet=quiet):
         return release_model_audit(
             subject.release,
             real=records,

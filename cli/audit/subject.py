@@ -54,7 +54,7 @@ def read_subject(named: str) -> Subject:
     from privacy.plan import PrivacyPlan
 
     study, release = _read(named)
-    agreed = PrivacyPlan.from_study(study).statement(rounds=study.training.rounds, simulated=False)
+    agreed = PrivacyPlan.from_study(study).statement(rounds=study.rounds, simulated=False)
     statement = agreed if release is None else release.statement
     if not statement.private:
         raise PrivacyError(

@@ -24,10 +24,9 @@ def catch_broken_twins(study: "Study", *, quiet: bool) -> "tuple[Caught, ...]":
         PrivacyError: If the study promises nothing.
     """
     from protocol.randomness import SystemRandom
-    from simulations.audit.mechanism.audit import catch_mutants
-    from simulations.audit.mechanism.mutants import mutants_of
+    from simulations.audit.mechanism.audit import broken_twins, catch_mutants
 
-    names = [mutant.name for mutant in mutants_of(study)]
+    names = broken_twins(study)
     announce(f"auditing {len(names)} broken twins: each must be caught")
     found: list[Caught] = []
     with silent_server(), progress_bar(len(names), label="broken twins", unit="twins", quiet=quiet) as advance:

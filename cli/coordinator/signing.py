@@ -16,19 +16,25 @@ SitesOption = Annotated[
 ]
 
 
+InitOption = Annotated[
+    Path | None,
+    typer.Option("--init", metavar="RELEASE", help="Start from a public release of the same family and columns."),
+]
 PLACEHOLDER_PURPOSE = "Say in one sentence what the synthetic records are for."
 
 
-def sign_for(opened: "CoordinatorFolder", path: Path, *, sites: str | None) -> "SignedStudy":
+def sign_for(opened: "CoordinatorFolder", path: Path, *, sites: str | None, init: Path | None = None) -> "SignedStudy":
     """Return a study file under the coordinator's signature, its roster filled in.
 
     Args:
         opened: The coordinator's folder.
         path: A study in TOML, or one that this coordinator signed.
         sites: Names, separated by commas; None for the study's own or all.
+        init: Public release that it starts from; None for the study's seed.
 
     Raises:
-        StudyError: If sites and study do not go together, or nobody wrote what the study is for.
+        StudyError: If sites and study do not go together, nobody wrote what the study is for, or it cannot start from
+            the release.
         ApprovalError: If somebody else signed it.
     """
     from protocol.keys import public_hex
@@ -49,4 +55,8 @@ def sign_for(opened: "CoordinatorFolder", path: Path, *, sites: str | None) -> "
     names = None if sites is None else [name.strip() for name in sites.split(",") if name.strip()]
     with opened.roster() as roster:
         agreed = agreed_study(study, roster.members(), sites=names)
+    if init is not None:
+        from server.start import with_start
+
+        agreed = with_start(agreed, init)
     return SignedStudy.sign(agreed, key)

@@ -8,7 +8,7 @@ import typer
 
 from cli.coordinator.follow import follow
 from cli.coordinator.place import HERE, FolderOption, JsonOption, folder_words, open_folder
-from cli.coordinator.signing import SitesOption, sign_for
+from cli.coordinator.signing import InitOption, SitesOption, sign_for
 from cli.result import print_json
 from cli.rounds import announce
 from protocol.errors import InputError
@@ -24,6 +24,7 @@ def run(
     *,
     folder: FolderOption = HERE,
     sites: SitesOption = None,
+    init: InitOption = None,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for its end.")] = False,
     json_output: JsonOption = False,
 ) -> None:
@@ -33,8 +34,8 @@ def run(
     finished is told so. Ctrl-C leaves it running.
     """
     opened = open_folder(folder)
-    signed = sign_for(opened, path, sites=sites)
-    job = _job(opened, signed)
+    signed = sign_for(opened, path, sites=sites, init=init)
+    job = _job(opened, signed, init)
     _warn_if_not_started(opened, folder)
     if not detach:
         follow(job, folder_words=folder_words(folder), quiet=json_output, root=opened.root)
@@ -67,7 +68,7 @@ def stop(
     sys.stdout.write(f"{job.name} rests after its round, and is not offered any more. Run the study again to go on.\n")
 
 
-def _job(opened: "CoordinatorFolder", signed: "SignedStudy") -> "Job":
+def _job(opened: "CoordinatorFolder", signed: "SignedStudy", init: Path | None) -> "Job":
     """Return the study's job: a new one, or the one that there is."""
     from server.deployment.jobs import create_job, jobs_of
 
@@ -76,7 +77,12 @@ def _job(opened: "CoordinatorFolder", signed: "SignedStudy") -> "Job":
         from cli.study import build_plan
 
         build_plan(signed.study)  # what a run would refuse is refused before any site is asked
-        return create_job(opened.studies, signed)
+        if signed.study.model.init is not None and init is None:
+            raise InputError(
+                f"{signed.study.name} starts from the public release {signed.study.model.init.release!r}.",
+                remedy="Give it: --init RELEASE.",
+            )
+        return create_job(opened.studies, signed, start=init)
     if known[-1].finished:
         announce(
             f"{known[-1].name} is finished. To train once more, write a study with another name: sites approve anew."

@@ -27,7 +27,7 @@ from privacy.statement import Statement
 from protocol.errors import ApprovalError, CloisterError, InputError, LedgerError
 from protocol.keys import read_identity
 from protocol.study import Study
-from protocol.terms import NoiseOrigin, Relation, Trust, Unit
+from protocol.terms import ContributionKind, NoiseOrigin, Relation, Trust, Unit
 
 DELTA_WITHOUT_POLICY = 1e-6
 _LEAST_DIGITS = 6
@@ -149,9 +149,9 @@ class Account:
         """What was spent, by study and run, in the order of their first charges."""
         return tuple(_spending(charges, self.entries) for charges in _by_run(self.entries).values())
 
-    def rounds_charged(self, study: str) -> int:
-        """How many rounds a study was charged for, in all of its runs."""
-        return self._chain.rounds(study)
+    def rounds_charged(self, study: str, kind: ContributionKind) -> int:
+        """How many rounds of a kind a study was charged for, in all of its runs."""
+        return self._chain.rounds(study, kind)
 
     def name(self, study: str) -> str:
         """Return what a study is called, or the first digits of its hash."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cli.officer.account import Account
 from cli.officer.columns import column_words, is_shortened
+from cli.officer.particulars import particulars
 from client.consent import Consent
 from client.policy import Policy
 from privacy import wording
@@ -18,9 +19,11 @@ from protocol.signed_study import SignedStudy
 from protocol.study import Study
 from protocol.terms import ContributionKind, Trust, Unit
 from records.schema import Schema
+from strategies.study_model import study_schema
 
 _KINDS = {
     ContributionKind.GRADIENTS: "one clipped and noised sum of gradients per round",
+    ContributionKind.STATISTICS: "one noised sum of statistics per round, into which everything enters once",
     ContributionKind.UPDATES: "one bounded change of the model's weights per round, trained with noise in every step",
 }
 _PLURALS = {Unit.RECORD: "records", Unit.PERSON: "people"}
@@ -65,6 +68,7 @@ def review(
     Raises:
         AccountingError: If no noise meets the study's target, or the accountants disagree.
         SchemaError: If the study's data dictionary is wrong.
+        StudyError: If its sites and its site column do not go together.
     """
     study = asked.study if isinstance(asked, SignedStudy) else asked
     plan = PrivacyPlan.from_study(study)
@@ -74,16 +78,13 @@ def review(
         for fault in policy.faults(plan)
     ]
     faults += _roster_faults(study, account)
+    schema = study_schema(study)
     budget, passed = _budget(plan, account, policy.ceilings(study.privacy.relation))
     faults += [
         f"The study would pass the ceiling {wording.period(ceiling)}: {_line(_ceiling_key(ceiling), lines)}."
         for ceiling in passed
     ]
-    if account.unit not in (None, study.privacy.unit):
-        faults.append(
-            f"The ledger protects each {account.unit} of {account.opening.data_set!r}, the study each"
-            f" {study.privacy.unit}: the two do not add up. Ask for a study of the ledger's unit."
-        )
+    faults += _unit_faults(study, account)
     signer = asked.coordinator if isinstance(asked, SignedStudy) else None
     return Review(
         study=study,
@@ -91,7 +92,8 @@ def review(
         sections=(
             ("Study", _head(study, signer)),
             ("What is learnt", _learnt(study)),
-            ("From", _columns(Schema.from_mapping(study.schema), account, every_category=every_category)),
+            *particulars(study, schema, site=account.site),
+            ("From", _columns(schema, account, every_category=every_category)),
             ("Called public", _public(study)),
             ("Protects", _protection(plan)),
             ("Budget here", budget),
@@ -113,13 +115,25 @@ def _learnt(study: Study) -> tuple[str, ...]:
     purpose = study.purpose.strip() or "(The study states no purpose: ask for one.)"
     return (
         purpose,
-        f"A generator of synthetic records, model family {study.model.family}. From this site go"
-        f" {_KINDS[study.training.strategy]}; no record, and nothing else that was computed from one.",
+        f"A generator of synthetic records, model family {study.model.family}. From this site"
+        f" {_goes(study)}; no record, and nothing else that was computed from one.",
     )
+
+
+def _goes(study: Study) -> str:
+    """Say what leaves the site, stage by stage."""
+    opening = study.statistics.rounds
+    last = _KINDS[study.training.strategy]
+    if not opening:
+        return f"go {last}"
+    plural = "s" if opening > 1 else ""
+    return f"go first, in {opening} round{plural}, {_KINDS[ContributionKind.STATISTICS]}, and then {last}"
 
 
 def _columns(schema: Schema, account: Account, *, every_category: bool) -> tuple[str, ...]:
     found = [f"{len(schema.columns)} columns of {account.opening.data_set!r}:"]
+    if schema.image is not None:
+        found = [f"An image of every record ({schema.image.words}), and", *found]
     found += [column_words(column, schema, full=every_category) for column in schema.columns]
     if not every_category and any(map(is_shortened, schema.columns)):
         found.append("Every category: cloister site approve STUDY --columns.")
@@ -141,15 +155,27 @@ def _public(study: Study) -> tuple[str, ...]:
     return (
         f"About {study.federation.public_records:,} {_PLURALS[unit]} at all sites together (public_records), and the"
         " bounds and categories above: whoever gets the release sees them, and none may have been read off records.",
-        f"In every step each {unit} takes part with probability {study.privacy.sample_rate:g} (sample_rate), drawn"
-        " secretly here; how many there really are is never used or told.",
+        _who_takes_part(study),
+    )
+
+
+def _who_takes_part(study: Study) -> str:
+    unit = study.privacy.unit
+    if study.training.strategy is ContributionKind.STATISTICS:
+        return f"Every {unit} takes part in every round; how many there really are is never used or told."
+    before = f"In the statistics every {unit} takes part. " if study.statistics.rounds else ""
+    return (
+        f"{before}In every step each {unit} takes part with probability {study.privacy.sample_rate:g} (sample_rate),"
+        " drawn secretly here; how many there really are is never used or told."
     )
 
 
 def _protection(plan: PrivacyPlan) -> tuple[str, ...]:
     study = plan.study
-    statement = plan.statement(rounds=study.training.rounds, simulated=False)
-    found = [f"Each {study.privacy.unit}, over all {study.training.rounds} rounds: {statement.headline()}"]
+    statement = plan.statement(rounds=plan.rounds, simulated=False)
+    found = [f"Each {study.privacy.unit}, over all {plan.rounds} rounds: {statement.headline()}"]
+    if len(statement.events) > 1:
+        found.append(f"That covers {' and '.join(wording.brief(event) for event in statement.events)}.")
     if not plan.private:
         return tuple(found)
     found += wording.meaning(statement.check, study.privacy.unit)[:1]
@@ -170,15 +196,16 @@ def _budget(
     study = plan.study
     if plan.round_event is None:
         return ("The study adds no noise: nothing is promised, and nothing is charged.",), ()
-    unit, charged = study.privacy.unit, account.rounds_charged(study.hash)
-    rounds = max(0, study.training.rounds - charged)
-    told = []
-    if charged:
+    unit, told, more = study.privacy.unit, [], []
+    charged = {stage: account.rounds_charged(study.hash, stage.kind) for stage in plan.stages}
+    for stage, rounds in charged.items():
+        left = max(0, stage.rounds - rounds)
+        more += [stage.event.times(stage.event.count * left)] if stage.event is not None and left else []
+    if total := sum(charged.values()):
         told.append(
-            f"{charged} of its {study.training.rounds} rounds are charged already; approving it again pays for the"
-            f" other {rounds} and no more."
+            f"{total} of its {plan.rounds} rounds are charged already; approving it again pays for the"
+            f" other {max(0, plan.rounds - total)} and no more."
         )
-    more = [plan.round_event.times(plan.round_event.count * rounds)] if rounds else []
     if account.unit not in (None, unit):
         return (*told, "The ledger holds another unit."), ()
     passed = []
@@ -197,7 +224,7 @@ def _sites(study: Study) -> tuple[str, ...]:
 
 
 def _rounds(study: Study, policy: Policy) -> tuple[str, ...]:
-    found = [f"{study.training.rounds}; a round waits at most {study.federation.deadline:g} s for its sites."]
+    found = [f"{study.rounds}; a round waits at most {study.federation.deadline:g} s for its sites."]
     if policy.hours:
         found.append(f"This site answers {', '.join(policy.hours)} ({policy.timezone}) alone.")
     return tuple(found)
@@ -212,6 +239,15 @@ def _code(earlier: Consent | None) -> tuple[str, ...]:
         same = "the same code" if earlier.code == code_fingerprint() else f"other code, {earlier.code[:16]}…"
         found.append(f"Approved before by {earlier.by} on {earlier.at[:10]} with {same}.")
     return tuple(found)
+
+
+def _unit_faults(study: Study, account: Account) -> list[str]:
+    if account.unit in (None, study.privacy.unit):
+        return []
+    return [
+        f"The ledger protects each {account.unit} of {account.opening.data_set!r}, the study each"
+        f" {study.privacy.unit}: the two do not add up. Ask for a study of the ledger's unit."
+    ]
 
 
 def _roster_faults(study: Study, account: Account) -> list[str]:

@@ -92,12 +92,13 @@ def _container_owner(folder: Path) -> str | None:
 
 
 def _from_settings(folder: Path) -> tuple[str, Path | None]:
-    """Return the device, and the records' file where it lies outside the folder."""
+    """Return the device, and the records' file (or folder of files) where it lies outside the site's folder."""
     if not (folder / "site.toml").exists():
         return "cpu", None
     from client.settings import data_location, site_settings
+    from records.sources import path_of
 
     settings = site_settings(folder)
     location = data_location(folder, settings)
-    outside = "://" not in location and not Path(location).is_relative_to(folder)
-    return str(settings.get("device", "cpu")), Path(location) if outside else None
+    outside = "://" not in location and not path_of(location).is_relative_to(folder)
+    return str(settings.get("device", "cpu")), path_of(location) if outside else None

@@ -14,6 +14,7 @@ from protocol.errors import ApprovalError, CloisterError
 from protocol.keys import read_identity
 from records.dataset import load_records
 from records.schema import Format
+from records.site_values import site_codes
 from records.sources import open_location
 from records.sources.form import sniffed_form
 from strategies.study_model import study_schema
@@ -79,10 +80,15 @@ def check_records(folder: Path, consent: Consent) -> Finding:
     """Find records that do not fit the study's schema: they are counted by column, and never shown."""
     check = f"data: {consent.study.name}"
     try:
-        location = data_location(folder, site_settings(folder))
-        records = load_records(location, schema=study_schema(consent.study))
+        settings = site_settings(folder)
+        schema = study_schema(consent.study)
+        fixed = site_codes(consent.study, schema, site=str(settings["name"]))
+        records = load_records(data_location(folder, settings), schema=schema, fixed=fixed)
     except CloisterError as error:
         return failed(check, error.problem, remedy=error.remedy)
+    if records.left_out:
+        kept = f"{len(records):,} records fit the study's schema; {records.left_out:,} break its constraints"
+        return well(check, f"{kept} and are left out, as it says (the numbers stay here).")
     return well(check, f"All {len(records):,} records fit the study's schema (the number stays here).")
 
 

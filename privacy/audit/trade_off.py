@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from privacy.accounting import check_tally
+from privacy.calibration import StatisticsShare
 from protocol.errors import InputError
 from protocol.terms import Relation
 
@@ -118,7 +119,7 @@ def randomised_response(delta: float) -> Family:
     )
 
 
-def sampled_gaussian(sample_rate: float, count: int) -> Family:
+def sampled_gaussian(sample_rate: float, count: int, *, statistics: StatisticsShare | None = None) -> Family:
     """Poisson-sampled Gaussian steps under add/remove; the strength is one over the noise multiplier.
 
     The curve is the upper envelope of the lines that the privacy profile allows: a true positive rate y needs
@@ -128,6 +129,7 @@ def sampled_gaussian(sample_rate: float, count: int) -> Family:
     Args:
         sample_rate: Probability that a unit takes part in a step, in (0, 1].
         count: Number of steps.
+        statistics: Gaussian rounds over all units beside the steps, whose noise follows from that of the steps.
 
     Raises:
         InputError: If an argument is out of range.
@@ -135,14 +137,24 @@ def sampled_gaussian(sample_rate: float, count: int) -> Family:
     if not 0.0 < sample_rate <= 1.0 or isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise InputError(f"sample_rate {sample_rate} or count {count!r} is out of range.", remedy="Take the study's.")
 
+    def beside(strength: float) -> float | None:
+        """Noise of one round that is worth all rounds of statistics: k rounds of noise s are one of s / sqrt(k)."""
+        if statistics is None:
+            return None
+        each = statistics.noise_multiplier(1.0 / strength, sample_rate=sample_rate, steps=count)
+        return each / math.sqrt(statistics.rounds)
+
     def epsilon(strength: float, delta: float) -> float:
         tally = {(1.0 / strength, sample_rate): count}
+        noise = beside(strength)
+        if noise is not None:
+            tally[noise, 1.0] = tally.get((noise, 1.0), 0) + 1
         record = check_tally(tally, delta=delta, relation=Relation.ADD_REMOVE).pld
         return max(0.0, record - _ROUNDED_UP * max(1.0, record))
 
     return Family(
         name="sampled Gaussian",
-        curve=lambda strength: _profile_curve(1.0 / strength, sample_rate, count),
+        curve=lambda strength: _profile_curve(1.0 / strength, sample_rate, count, beside(strength)),
         epsilon=epsilon,
         least=0.02,
         most=5.0,
@@ -200,7 +212,7 @@ def _two_lines(strength: float, delta: float, rate: float) -> float:
 
 
 @lru_cache(maxsize=256)
-def _profile_curve(noise_multiplier: float, sample_rate: float, count: int) -> Curve:
+def _profile_curve(noise_multiplier: float, sample_rate: float, count: int, beside: float | None) -> Curve:
     single = privacy_loss_distribution.from_gaussian_mechanism(
         noise_multiplier,
         sampling_prob=sample_rate,
@@ -209,6 +221,14 @@ def _profile_curve(noise_multiplier: float, sample_rate: float, count: int) -> C
         pessimistic_estimate=True,
     )
     composed = single.self_compose(count)
+    if beside is not None:
+        statistics = privacy_loss_distribution.from_gaussian_mechanism(
+            beside,
+            value_discretization_interval=_LOSS_INTERVAL,
+            neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE,
+            pessimistic_estimate=True,
+        )
+        composed = composed.compose(statistics)
     most = min(_MOST_EPSILON, max(1e-3, float(composed.get_epsilon_for_delta(1e-9))))
     epsilons = np.linspace(-most, most, _LINES)
     deltas = np.asarray(composed.get_delta_for_epsilon(epsilons), dtype=np.float64)

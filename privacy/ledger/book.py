@@ -177,7 +177,8 @@ class Ledger:
             round: The round, from 0.
             event: What will be released.
             ceilings: The most that may be spent; all are kept, and none is no limit.
-            study_rounds: The most rounds that the study may be charged for, in all of its runs; None for no limit.
+            study_rounds: The most rounds of the event's kind that the study may be charged for, in all of its runs;
+                None for no limit. Rounds of statistics and of training cost differently, and each kind has its own.
 
         Returns:
             The entry, which is on the disk.

@@ -34,7 +34,7 @@ class Budget:
             chain: Everything that was charged before.
             charge: What would be charged.
             ceilings: All must be kept.
-            study_rounds: The most rounds of its study, in all runs; None for no limit.
+            study_rounds: The most rounds of its study and kind, in all runs; None for no limit.
             now: The time of the charge.
 
         Raises:
@@ -42,9 +42,10 @@ class Budget:
             AccountingError: If the event cannot be accounted for with the others.
         """
         asked = f"Round {charge.first_round} of run {charge.run!r} ({charge.rounds} rounds) would pass"
-        if study_rounds is not None and chain.rounds(charge.study) + charge.rounds > study_rounds:
+        kind = charge.event.kind
+        if study_rounds is not None and chain.rounds(charge.study, kind) + charge.rounds > study_rounds:
             raise BudgetError(
-                f"{asked} the {study_rounds} rounds that study {charge.study[:12]} was approved for.",
+                f"{asked} the {study_rounds} rounds of {kind.value} that study {charge.study[:12]} was approved for.",
                 remedy="Approve a study with more rounds.",
             )
         for ceiling in ceilings:

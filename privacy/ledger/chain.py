@@ -19,7 +19,7 @@ from privacy.ledger.entries import (
 from privacy.ledger.round_state import Charged, RoundState, Sealed, Spent, Uncharged
 from privacy.ledger.window import Spending, Window, moment
 from protocol.errors import LedgerError
-from protocol.terms import Unit
+from protocol.terms import ContributionKind, Unit
 
 
 class Chain:
@@ -42,7 +42,7 @@ class Chain:
         self._taken: dict[tuple[str, str], set[int]] = {}
         self._reserved: dict[str, Charge] = {}
         self._settled: set[str] = set()
-        self._rounds: Counter[str] = Counter()
+        self._rounds: Counter[tuple[str, ContributionKind]] = Counter()
         self._to_be_sealed: dict[tuple[str, str, int], Entry] = {}
         self._seals: dict[str, str | None] = {}
         self._latest: datetime | None = None
@@ -80,9 +80,9 @@ class Chain:
         window = self._windows.setdefault(days, Window(days))
         return window.events(self._spendings, now=now if self._latest is None else max(now, self._latest))
 
-    def rounds(self, study: str) -> int:
-        """How many rounds were charged or reserved for a study, in all of its runs."""
-        return self._rounds[study]
+    def rounds(self, study: str, kind: ContributionKind) -> int:
+        """How many rounds of a kind were charged or reserved for a study, in all of its runs."""
+        return self._rounds[study, kind]
 
     def round_state(self, *, study: str, run: str, round: int) -> RoundState:  # noqa: A002 - the field's word
         """What may still be released for a round."""
@@ -206,7 +206,7 @@ class Chain:
         spending = Spending(time=time, event=event, compositions=charge.compositions)
         self._counts[event] += charge.compositions
         self._taken.setdefault((charge.study, charge.run), set()).update(_rounds(charge))
-        self._rounds[charge.study] += charge.rounds
+        self._rounds[charge.study, charge.event.kind] += charge.rounds
         self._spendings.append(spending)
         if charge.reserved:
             self._reserved[entry.hash] = charge
@@ -223,7 +223,7 @@ class Chain:
         self._windows.clear()  # what they added up is no longer so
         unused = _rounds(charge)[settlement.used_rounds :]
         self._taken[charge.study, charge.run].difference_update(unused)
-        self._rounds[charge.study] -= len(unused)
+        self._rounds[charge.study, charge.event.kind] -= len(unused)
         self._settled.add(settlement.reservation)
 
     def _given_back(self, settlement: Settlement) -> int:

@@ -24,7 +24,7 @@ from privacy.secure_sum.messages import (
     SurvivorSignature,
     UnmaskRequest,
 )
-from privacy.secure_sum.policy import SumPolicy
+from privacy.secure_sum.policy import SumPolicy, SumStage
 from privacy.secure_sum.server import RoundSum, ServerSession
 from privacy.secure_sum.site import SiteSession
 from privacy.secure_sum.transcript import Transcript, compare_transcripts
@@ -40,6 +40,7 @@ __all__ = [
     "ServerSession",
     "SiteSession",
     "SumPolicy",
+    "SumStage",
     "SurvivorList",
     "SurvivorSignature",
     "Transcript",

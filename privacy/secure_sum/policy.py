@@ -20,6 +20,21 @@ _APPROVE = "Take it from the approved study."
 
 
 @dataclass(frozen=True, kw_only=True)
+class SumStage:
+    """Rounds one after another whose vectors are of one length.
+
+    Attributes:
+        rounds: How many.
+        coordinates: Length of the vector.
+        limit: Largest magnitude of one coordinate of one site's vector, in grid steps.
+    """
+
+    rounds: int
+    coordinates: int
+    limit: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class SumPolicy:
     """The terms of a secure sum, from the approved study and the site's own policy, never from a message.
 
@@ -30,15 +45,17 @@ class SumPolicy:
         roster: Name of each site of the study to its Ed25519 public key in hexadecimal, 3 to 100 sites.
         minimum_cohort: Fewest sites that a sum may be over. The study demands five or more where the noise
             is shared; three is the least that means anything, and then two colluding sites see the third.
-        coordinates: Length of the vector.
-        limit: Largest magnitude of one coordinate of one site's vector, in grid steps.
+        stages: All rounds of the run, in order.
 
     Example:
         >>> keys = {f"site-{i}": f"{i:064x}" for i in range(10)}
+        >>> stage = SumStage(rounds=300, coordinates=1000, limit=2**24)
         >>> policy = SumPolicy(run="0" * 64, study="1" * 64, code="2" * 64, roster=keys, minimum_cohort=5,
-        ...                    coordinates=1000, limit=2**24)
+        ...                    stages=(stage,))
         >>> policy.threshold, policy.fewest, policy.most_colluders
         (7, 7, 3)
+        >>> policy.stage(300).coordinates
+        1000
     """
 
     run: str
@@ -46,8 +63,7 @@ class SumPolicy:
     code: str
     roster: Mapping[str, str]
     minimum_cohort: int
-    coordinates: int
-    limit: int
+    stages: tuple[SumStage, ...]
 
     def __post_init__(self) -> None:
         for name in ("run", "study", "code"):
@@ -68,20 +84,39 @@ class SumPolicy:
                 f"the minimum cohort is {self.minimum_cohort!r}.",
                 remedy=f"Give {FEWEST_SITES} to {len(self.roster)}, the number of sites in the roster.",
             )
-        if not 1 <= self.coordinates <= MOST_COORDINATES:
-            raise PrivacyError(f"the vector has {self.coordinates!r} coordinates.", remedy=_APPROVE)
-        self._prove_no_overflow()
+        self._check_stages()
 
-    def _prove_no_overflow(self) -> None:
+    def _check_stages(self) -> None:
+        if not self.stages or min(stage.rounds for stage in self.stages) < 1:
+            raise PrivacyError("the run has no rounds, or a stage without any.", remedy=_APPROVE)
+        for stage in self.stages:
+            if not 1 <= stage.coordinates <= MOST_COORDINATES:
+                raise PrivacyError(f"the vector has {stage.coordinates!r} coordinates.", remedy=_APPROVE)
+            self._prove_no_overflow(stage.limit)
+
+    def _prove_no_overflow(self, limit: int) -> None:
         """A sum of n numbers of magnitude at most ``limit`` is read back right iff n * limit < 2^31.
 
         With b bits per coordinate, sign included, limit = 2^(b-1): this is n * 2^b < 2^32.
         """
-        if self.limit < 1 or len(self.roster) * self.limit >= 2**31:
+        if limit < 1 or len(self.roster) * limit >= 2**31:
             raise PrivacyError(
-                f"{len(self.roster)} sites of coordinates up to {self.limit} do not fit 32-bit words.",
+                f"{len(self.roster)} sites of coordinates up to {limit} do not fit 32-bit words.",
                 remedy="Use a coarser grid: sites times limit must stay below 2^31.",
             )
+
+    def stage(self, round_number: int) -> SumStage:
+        """Return the stage of a round, which says how long its vectors are.
+
+        Raises:
+            PrivacyError: If the run has no such round.
+        """
+        last = 0
+        for stage in self.stages:
+            last += stage.rounds
+            if 1 <= round_number <= last:
+                return stage
+        raise PrivacyError(f"round {round_number} is not in the run, which has {last}.", remedy=_APPROVE)
 
     @property
     def threshold(self) -> int:

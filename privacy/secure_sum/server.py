@@ -91,8 +91,9 @@ class ServerSession:
         memory = session._memory = ServerMemory.from_bytes(saved)
         for offer in memory.offers.values():
             require_offer(offer, policy=policy)
-        sizes = {policy.coordinates} if memory.round is None else {policy.coordinates, memory.round.total.size}
-        if memory.agreement not in ("", agreement_of(tuple(memory.offers.values()))) or len(sizes) > 1:
+        current = memory.round
+        fits = current is None or current.total.size == policy.stage(current.start.round).coordinates
+        if memory.agreement not in ("", agreement_of(tuple(memory.offers.values()))) or not fits:
             raise PrivacyError("the saved memory is of another run.", remedy="Begin a new run of the study.")
         return session
 
@@ -203,7 +204,7 @@ class ServerSession:
             start=start,
             context=round_context(start, model=model),
             prepared=ready,
-            total=np.zeros(self.policy.coordinates, dtype=np.uint32),
+            total=np.zeros(self.policy.stage(round_number).coordinates, dtype=np.uint32),
         )
         return start
 

@@ -146,7 +146,7 @@ class SiteSession:
             start: Round, and who is in it.
             model: SHA-256 of the model that this site received, 64 hexadecimal digits; computed here, not
                 taken from a message.
-            vector: int32 or int64 [coordinates], in grid steps, noise included.
+            vector: int32 or int64 [coordinates of the round's stage], in grid steps, noise included.
 
         Raises:
             PrivacyError: If the round was masked before or not prepared, too few sites are in it, or the
@@ -154,7 +154,8 @@ class SiteSession:
             WireError: If a key is not signed by its site for this round.
         """
         secrets = self._check_start(start)
-        words = to_words(vector, coordinates=self.policy.coordinates, limit=self.policy.limit)
+        stage = self.policy.stage(start.round)
+        words = to_words(vector, coordinates=stage.coordinates, limit=stage.limit)
         context = round_context(start, model=model)
         publics = {key.site: key.mask_key for key in start.keys}
         apply_masks(words, **site_masks(secrets, publics, context=context))

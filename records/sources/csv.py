@@ -5,8 +5,8 @@ import io
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -48,6 +48,20 @@ class CsvSource:
             RecordsError: The file is empty, of another encoding, or not separated as the form says.
         """
         return tuple(self._names()[0])
+
+    def without(self, absent: Collection[str]) -> "CsvSource":
+        """Return the source of a file without header that has none of some columns, if its first line is shorter so.
+
+        Args:
+            absent: Names in the form that the file may do without.
+
+        Raises:
+            RecordsError: The file is empty, or of another encoding.
+        """
+        names = tuple(name for name in self.form.names if name not in absent)
+        if len(names) == len(self.form.names) or len(self._first_record()[0]) != len(names):
+            return self
+        return replace(self, form=replace(self.form, names=names))
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Read the file; every column is text, an empty field is an empty text.

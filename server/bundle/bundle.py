@@ -41,7 +41,7 @@ from server.release import Release
 from server.verification import verify_release
 from server.whole_folder import check_new, whole_folder
 
-_GENERATOR, _SUMS = "generator.safetensors", "SHA256SUMS"
+_WEIGHTS, _SUMS = ("generator.safetensors", "start.safetensors"), "SHA256SUMS"
 
 
 def write_bundle(
@@ -116,7 +116,7 @@ def _copy_release(target: Path, source: Path) -> None:
     target.mkdir()
     for line in (source / _SUMS).read_text(encoding="utf-8").splitlines():
         name = line.split("  ", 1)[1]
-        if name != _GENERATOR:
+        if name not in _WEIGHTS:
             shutil.copyfile(source / name, target / name)
     for name in (_SUMS, "SIGNATURE"):
         if (source / name).exists():

@@ -7,10 +7,17 @@ from collections.abc import Sequence
 
 from evaluation.page.skeleton import plain_page, section, sentences, words_table
 from records.column import Column, Kind
+from records.constraints import Broken, Constraint
 from server.bundle.model_card import limits
 from server.bundle.subject import Subject
 
 _MOST_CATEGORIES = 40
+
+_RECORDS_THAT_BREAK = {
+    Broken.REFUSE: "the site takes no part until it has none",
+    Broken.DROP: "left out of training",
+    Broken.MEND: "the implied column is overwritten",
+}
 
 
 def data_sheet(subject: Subject) -> str:
@@ -18,7 +25,14 @@ def data_sheet(subject: Subject) -> str:
     return plain_page(
         title=f"Data sheet: synthetic records of {subject.name}",
         lead="What a table drawn from this release holds, where it comes from, and what it must not be used for.",
-        body=[_why(subject), _columns(subject), _left_out(subject), _making(subject), _uses(subject)],
+        body=[
+            _why(subject),
+            _columns(subject),
+            _constraints(subject),
+            _left_out(subject),
+            _making(subject),
+            _uses(subject),
+        ],
     )
 
 
@@ -33,10 +47,13 @@ def _why(subject: Subject) -> str:
 def _columns(subject: Subject) -> str:
     schema = subject.release.schema
     rows = [_row(column, is_target=column.name == schema.target) for column in schema.columns]
+    images = ""
+    if schema.image is not None:
+        images = f"An image ({schema.image.words}), and "
     return section(
         "What is in it",
-        f"{len(rows)} columns. Kinds, bounds and categories are the study's public data dictionary; they were declared"
-        " public, and are not charged to anybody's ledger.",
+        f"{images}{len(rows)} columns. Kinds, bounds and categories are the study's public data dictionary; they were"
+        " declared public, and are not charged to anybody's ledger.",
         words_table(("Column", "Kind", "Values", "May be missing", "What it means"), rows, label="Columns"),
     )
 
@@ -54,6 +71,33 @@ def _values(column: Column) -> str:
     shown = [*column.categories[:_MOST_CATEGORIES]]
     more = len(column.categories) - len(shown)
     return ", ".join([*shown, *([f"and {more} more"] if more else []), *(["other"] if column.other else [])])
+
+
+def _constraints(subject: Subject) -> str:
+    """Return what every row fulfils; nothing where the schema declares nothing."""
+    constraints = subject.release.schema.constraints
+    if not constraints:
+        return ""
+    rows = [
+        (_told(constraint), _RECORDS_THAT_BREAK[constraint.broken], constraint.description)
+        for constraint in constraints
+    ]
+    return section(
+        "What every row fulfils",
+        "Constraints were declared with the columns, as public knowledge, and are not charged to anybody's ledger."
+        " They hold in every row as it is written. The model did not learn them: rows are drawn until they hold, and"
+        " implied columns are worked out. Where a column in a constraint is missing, it demands nothing. How many"
+        " records of a site break one is not in the release.",
+        words_table(("Constraint", "Records of a site that break it", "What it means"), rows, label="Constraints"),
+    )
+
+
+def _told(constraint: Constraint) -> str:
+    if constraint.by is None:
+        return constraint.text
+    pairs = [f"{value} gives {implied}" for value, implied in constraint.lookup[:_MOST_CATEGORIES]]
+    more = len(constraint.lookup) - len(pairs)
+    return f"{constraint.text}: {', '.join([*pairs, *([f'and {more} more'] if more else [])])}"
 
 
 def _left_out(subject: Subject) -> str:
@@ -79,7 +123,7 @@ def _making(subject: Subject) -> str:
         "A row is drawn from the generator and from nothing else: the same release, number of rows, condition and seed"
         " give the same rows on the same machine.",
         "Columns of numbers and dates are modelled in cells between public bounds; inside a cell a value is drawn"
-        " evenly.",
+        " evenly on the column's scale.",
     ]
     return section("How it is made", "", sentences(told))
 

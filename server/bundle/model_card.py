@@ -6,6 +6,7 @@ After Mitchell et al. 2019, "Model cards for model reporting". Every sentence fo
 from collections.abc import Sequence
 
 from evaluation.page.skeleton import plain_page, section, sentences, words_table
+from privacy.stage import Stage
 from protocol.study import Optimiser
 from protocol.terms import ContributionKind, Unit
 from server.bundle.subject import Subject
@@ -17,8 +18,13 @@ _FAMILIES = {
     ),
     "gan": (
         "Generative adversarial network of a table",
-        "Only the critic is trained on the sites' records. The generator stays at the coordinator and learns from the"
-        " critic, as the sites released it.",
+        "Only the critic is trained on the sites' records. The generator is trained at the coordinator, against the"
+        " critic and, where there were rounds of statistics, the counts that the sites released.",
+    ),
+    "vaegan": (
+        "Variational auto-encoder of a table, with a critic",
+        "Encoder, decoder and critic are trained on the sites' records; the decoder learns from what the critic says of"
+        " its own draws, too. A row is drawn column by column from the decoder.",
     ),
 }
 _HEAD = ("What", "In this release")
@@ -66,7 +72,7 @@ def _use(subject: Subject) -> str:
 
 def _training(subject: Subject) -> str:
     study, provenance = subject.study, subject.provenance
-    training, terms = study.training, study.privacy
+    training = study.training
     _, how = _FAMILIES.get(study.model.family, ("", ""))
     told = [how] if how else []
     told.append(_contribution(subject))
@@ -75,22 +81,40 @@ def _training(subject: Subject) -> str:
             f"{provenance.unfinished} of the {provenance.rounds} rounds gave no sum and left the model as it was. They"
             " count as spent all the same."
         )
+    trained = training.strategy is not ContributionKind.STATISTICS
     averaged = (
         f"The released weights are an exponential moving average of the weights, with decay {training.averaging:g}."
-        if training.averaging
+        if training.averaging and trained
         else "The released weights are those of the last round."
     )
     told.append(averaged)
     rows = [
         ("Rounds", f"{provenance.rounds}"),
         ("Contributions, by the coordinator's count", _contributions(subject)),
-        ("Server's optimiser", _optimiser(subject)),
-        ("Sample rate of a step", f"{terms.sample_rate:g}, by independent coins (Poisson)"),
-        ("Clip norm", f"{terms.clip_norm:g} for each {terms.unit.value}"),
-        ("Noise multiplier", f"{subject.plan.noise_multiplier:g}" if subject.plan.noise_multiplier else "0: no noise"),
+        *([("Server's optimiser", _optimiser(subject))] if trained else []),
+        *(row for stage in subject.plan.stages for row in _stage_rows(subject, stage)),
         ("Options of the family", _options(subject)),
     ]
     return section("How it was trained", "", sentences(told), words_table(_HEAD, rows, label="How it was trained"))
+
+
+def _stage_rows(subject: Subject, stage: Stage) -> list[tuple[str, str]]:
+    """Rate, bound and noise of a stage; where there are two, each row says of which."""
+    named = f", {stage.kind.value}" if len(subject.plan.stages) > 1 else ""
+    everybody = stage.kind is ContributionKind.STATISTICS
+    rate = f"1: every {stage.unit.value}" if everybody else f"{stage.sample_rate:g}, by independent coins (Poisson)"
+    return [
+        (f"Sample rate of a step{named}", rate),
+        (f"Clip norm{named}", f"{stage.clip_norm:g} for each {stage.unit.value}"),
+        (f"Noise multiplier{named}", f"{stage.noise_multiplier:g}" if stage.noise_multiplier else "0: no noise"),
+    ]
+
+
+def _statistics(unit: str) -> str:
+    return (
+        f"In a round of statistics a site sends one sum over all of its {unit}, of public functions of each that are"
+        " divided by their public bound, with noise added."
+    )
 
 
 def _contribution(subject: Subject) -> str:
@@ -98,14 +122,19 @@ def _contribution(subject: Subject) -> str:
     unit = "records" if study.privacy.unit is Unit.RECORD else "people"
     if not subject.plan.noise_multiplier:
         return "The study adds no noise to what the sites send."
+    if study.training.strategy is ContributionKind.STATISTICS:
+        return _statistics(unit)
+    opening = study.statistics.rounds
+    begins = "one round of statistics" if opening == 1 else f"{opening} rounds of statistics"
+    before = f"Training begins after {begins}. {_statistics(unit)} " if opening else ""
     if study.training.strategy is ContributionKind.UPDATES:
         return (
-            f"In a round a site takes {study.training.local_steps} steps, each on those of its {unit} that are drawn,"
-            " clipped one by one and with noise added to their sum, and sends how its weights changed."
+            f"{before}In a round a site takes {study.training.local_steps} steps, each on those of its {unit} that are"
+            " drawn, clipped one by one and with noise added to their sum, and sends how its weights changed."
         )
     return (
-        f"In a round a site sends one sum of gradients: of those of its {unit} that are drawn, clipped one by one, with"
-        " noise added."
+        f"{before}In a round a site sends one sum of gradients: of those of its {unit} that are drawn, clipped one by"
+        " one, with noise added."
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from evaluation.page.skeleton import plain_page, section, sentences, words_table
 from privacy import wording
 from privacy.shares import NoiseShares
+from privacy.stage import Stage
 from protocol.terms import ContributionKind, Trust
 from server.bundle.subject import Subject
 
@@ -81,18 +82,28 @@ def _liar(subject: Subject) -> Threat:
 
 
 def _has_shares(subject: Subject) -> bool:
-    """Whether each site adds a share of the noise alone; local training adds the whole, whatever the trust."""
-    return subject.plan.shares is not None and subject.study.training.strategy is ContributionKind.GRADIENTS
+    """Whether each site adds a share of some noise alone; local training adds the whole, whatever the trust."""
+    return any(stage.shares is not None for stage in subject.plan.stages)
 
 
 def _public(subject: Subject) -> Threat:
-    terms = subject.study.privacy
     return Threat(
         against="Whoever gets the release, and every other site",
         holds=subject.release.statement.headline(),
-        rests_on=f"Every {terms.unit.value}'s part of a sum is clipped to a norm of {terms.clip_norm:g} and hidden by"
-        f" noise of multiplier {subject.plan.noise_multiplier:g}; who takes part in a step is drawn at a rate of"
-        f" {terms.sample_rate:g}. What is done with a noisy sum afterwards costs nothing.",
+        rests_on=" ".join(_hidden(stage) for stage in subject.plan.stages)
+        + " What is done with a noisy sum afterwards costs nothing.",
+    )
+
+
+def _hidden(stage: Stage) -> str:
+    """Say what bounds and hides a unit's part in the rounds of a stage."""
+    hidden = f"clipped to a norm of {stage.clip_norm:g} and hidden by noise of multiplier {stage.noise_multiplier:g}"
+    if stage.kind is ContributionKind.STATISTICS:
+        many = "one sum" if stage.rounds == 1 else f"each of {stage.rounds} sums"
+        return f"Every {stage.unit.value} enters {many} of statistics once, divided by its public bound, {hidden}."
+    return (
+        f"Every {stage.unit.value}'s part of a sum is {hidden}; who takes part in a step is drawn at a rate of"
+        f" {stage.sample_rate:g}."
     )
 
 
@@ -126,7 +137,7 @@ def _in_sum(subject: Subject, shares: NoiseShares) -> Iterator[Threat]:
         yield Threat(
             against="Sites that collude with the coordinator",
             holds=f"The same, while they are at most {max(1, shares.colluders)}.",
-            rests_on=f"Each site adds a share of multiplier {shares.share_multiplier:.3g}, so that {shares.honest} of"
+            rests_on=f"Each site adds a share of multiplier {_shares(subject)}, so that {shares.honest} of"
             f" them make the whole noise. With more colluders the noise is smaller than stated; with more than"
             f" {shares.most_colluders} the argument for the masks ends, too.",
         )
@@ -137,6 +148,15 @@ def _in_sum(subject: Subject, shares: NoiseShares) -> Iterator[Threat]:
         holds=f"The same, while at most {shares.sites - fewest} are missing from a sum.",
         rests_on=f"The sites do not open a sum over fewer than {fewest}.",
     )
+
+
+def _shares(subject: Subject) -> str:
+    """Name the multiplier of a site's share of the noise; with two stages, of each that has shares."""
+    stages = subject.plan.stages
+    found = [(f"{stage.shares.share_multiplier:.3g}", stage.kind.value) for stage in stages if stage.shares is not None]
+    if len(stages) == 1:
+        return found[0][0]
+    return " and ".join(f"{multiplier} in the sums of {kind}" for multiplier, kind in found)
 
 
 def _colluders_without_shares() -> Threat:

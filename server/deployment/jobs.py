@@ -5,6 +5,7 @@
     studies/<first 16 digits of the study's hash>[-N]/
         study.json      the study under the coordinator's signature
         run.json        the run's identifier: the same after every restart
+        start/          the public release that the study starts from, if it does
         checkpoint/     what a server needs to go on
         progress.json   how far it is, for people
         lock            held by the server that works on it
@@ -30,8 +31,8 @@ from protocol.study import Study
 from server.deployment.roster import Member
 from server.progress import JobState, Progress
 
-_STUDY, _RUN, _PROGRESS, _LOCK, _STOP, _RELEASE = (
-    "study.json", "run.json", "progress.json", "lock", "stop", "release",
+_STUDY, _RUN, _START, _PROGRESS, _LOCK, _STOP, _RELEASE = (
+    "study.json", "run.json", "start", "progress.json", "lock", "stop", "release",
 )  # fmt: skip
 _NAME = re.compile(r"[0-9a-f]{16}(-[1-9][0-9]*)?")
 _DIGITS = 16
@@ -113,7 +114,7 @@ class Job:
         except InputError:
             found = None  # it is written anew
         if found is None:
-            found = Progress(rounds=self.signed_study().study.training.rounds)
+            found = Progress(rounds=self.signed_study().study.rounds)
         if self.finished:
             return replace(found, state=JobState.FINISHED)
         if self.stopped and not self.working:
@@ -136,12 +137,13 @@ def jobs_of(studies: Path, study: Study) -> list[Job]:
     return [job for job in all_jobs(studies) if job.name.partition("-")[0] == study.hash[:_DIGITS]]
 
 
-def create_job(studies: Path, signed: SignedStudy) -> Job:
+def create_job(studies: Path, signed: SignedStudy, *, start: Path | None = None) -> Job:
     """Make a new job of a study: a new run, which costs the sites' budgets anew.
 
     Args:
         studies: Folder of the studies.
         signed: The study.
+        start: The public release that it starts from, which is copied.
 
     Returns:
         The job; it begins when a supervisor sees it.
@@ -154,13 +156,15 @@ def create_job(studies: Path, signed: SignedStudy) -> Job:
     draft = studies / f".{name}.{secrets.token_hex(4)}"
     try:
         draft.mkdir(mode=0o700, parents=True)
+        if start is not None:
+            shutil.copytree(start, draft / _START)
         _write(draft / _STUDY, signed.to_text())
         _write(draft / _RUN, json.dumps({"version": _RUN_VERSION, "run": secrets.token_hex(32)}))
         draft.rename(studies / name)
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
         remedy = "Make room, or let it be written there; if two made it at once, run it again."
-        raise InputError(f"{studies / name}: {error.strerror}.", remedy=remedy) from error
+        raise InputError(f"{studies / name}: {error.strerror or error}.", remedy=remedy) from error
     return Job(folder=studies / name)
 
 

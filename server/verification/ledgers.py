@@ -15,6 +15,7 @@ from privacy.events import NoisyRelease
 from privacy.ledger import Charge, Entry, LedgerExtract, Seal, recount
 from privacy.ledger.window import moment
 from privacy.plan import PrivacyPlan
+from privacy.stage import Stage
 from privacy.statement import Statement
 from protocol.errors import ReleaseError
 from server.release import Release
@@ -147,16 +148,22 @@ class LedgerCheck:
         An approval covers the study's rounds once, and a site that holds to it charges no more: a run that is taken up
         again keeps its name, and a new run of the study gets what the one before has left.
         """
-        others, counted = other_runs(self.extract, self.provenance.run), self.release.study.training.rounds
-        charged = len(self._charged) + others.total()
-        if others and charged > counted:
-            named = ", ".join(f"{rounds} in run {run[:12]}" for run, rounds in sorted(others.items()))
-            raise ReleaseError(
-                f"{self._site} was charged for {charged} rounds of this study, and the statement counts {counted}:"
-                f" {len(self._charged)} in the release's run, {named}. More was spent on the study than the statement"
-                " says.",
-                remedy=_NOT_USED,
-            )
+        for stage in self.plan.stages:
+            others = other_runs(self.extract, self.provenance.run, kind=stage.kind)
+            here = sum(stage.first <= number <= stage.last for number in self._charged)
+            charged = here + others.total()
+            if others and charged > stage.rounds:
+                named = ", ".join(f"{rounds} in run {run[:12]}" for run, rounds in sorted(others.items()))
+                raise ReleaseError(
+                    f"{self._site} was charged for {charged} rounds of this study{self._of(stage)}, and the statement"
+                    f" counts {stage.rounds}: {here} in the release's run, {named}. More was spent on the study than"
+                    " the statement says.",
+                    remedy=_NOT_USED,
+                )
+
+    def _of(self, stage: Stage) -> str:
+        """Name a stage where there are two."""
+        return f"'s {stage.kind.value}" if len(self.plan.stages) > 1 else ""
 
     def _rounds(self) -> str:
         contributions, rounds = self._participant.contributions, self.provenance.rounds
@@ -177,8 +184,8 @@ class LedgerCheck:
         )
 
     def _events(self) -> str:
-        expected = self.plan.round_event
         for number, entry in sorted(self._charged.items()):
+            expected = self.plan.stage(number).event
             event = entry.record.event if isinstance(entry.record, Charge) else None
             if event is None or expected is None or not same_event(event, expected):
                 shown = "nothing" if event is None else wording.brief(event)
@@ -187,7 +194,8 @@ class LedgerCheck:
                     f"{self._site} was charged for {shown} in round {number}; the study says {wanted}.",
                     remedy=_NOT_USED,
                 )
-        told = "nothing, as the study adds no noise" if expected is None else wording.brief(expected)
+        events = [stage.event for stage in self.plan.stages if stage.event is not None]
+        told = " or ".join(map(wording.brief, events)) or "nothing, as the study adds no noise"
         return f"{self._site}: each of these rounds is charged as the study's terms come to: {told}."
 
     def _seals(self) -> str:

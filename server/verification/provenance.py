@@ -17,6 +17,7 @@ _FIELDS = frozenset(
     ("version", "study", "run", "code", "simulated", "rounds", "unfinished_rounds", "seconds", "device", "versions",
      "sites")
 )  # fmt: skip
+_ORIGIN = frozenset(("public", "public_start"))
 _SITE_FIELDS = frozenset(("public_key", "contributions", "last_ledger_entry"))
 
 
@@ -66,7 +67,8 @@ class Provenance:
         Raises:
             ReleaseError: If a field is missing, unknown or of another form.
         """
-        _check_fields(mapping, _FIELDS, "The provenance")
+        # What the study says of public records and starts is held against it by `server.verification.origin`.
+        _check_fields(mapping, _FIELDS | (_ORIGIN & set(mapping)), "The provenance")
         sites, versions = mapping["sites"], mapping["versions"]
         if not isinstance(sites, Mapping) or not sites or not isinstance(versions, Mapping):
             raise ReleaseError("The provenance names no sites or no versions.", remedy=_FETCH)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from privacy.ledger import Charge, Entry, LedgerExtract, Settlement
 from privacy.ledger.window import moment
+from protocol.terms import ContributionKind
 from server.verification.provenance import Provenance
 
 
@@ -33,11 +34,11 @@ def remarks(extract: LedgerExtract, provenance: Provenance, *, left: int) -> Ite
     )
 
 
-def other_runs(extract: LedgerExtract, run: str) -> Counter[str]:
-    """Rounds of the study that were charged in runs other than a release's, by run."""
+def other_runs(extract: LedgerExtract, run: str, *, kind: ContributionKind | None = None) -> Counter[str]:
+    """Rounds of the study that were charged in runs other than a release's, by run; of one kind, if one is given."""
     found: Counter[str] = Counter()
     for entry in extract.entries:
-        if isinstance(entry.record, Charge) and entry.record.run != run:
+        if isinstance(entry.record, Charge) and entry.record.run != run and kind in (None, entry.record.event.kind):
             found[entry.record.run] += len(paid_rounds(entry, extract.entries))
     return +found
 

@@ -47,9 +47,7 @@ def check_transcripts(
     """
     if release.study.privacy.trust is not Trust.SUM:
         raise InputError("The study has no secure sum, and so no transcripts.", remedy="Leave them out.")
-    shared = build_study_model(release.study).shared
-    dimension = sum(p.numel() for p in shared.parameters() if p.requires_grad)
-    policy = sum_policy(plan, run=provenance.run, dimension=dimension)
+    policy = sum_policy(plan, build_study_model(release.study), run=provenance.run)
     differences = compare_transcripts(transcripts, policy=policy)
     if differences:
         raise ReleaseError(f"The coordinator told sites different things: {' '.join(differences)}", remedy=_NOT_USED)

@@ -14,6 +14,7 @@ from protocol.fingerprint import code_fingerprint
 from protocol.terms import Trust
 from server.release import Release, statement_text
 from server.verification.ledgers import LedgerCheck, same_event
+from server.verification.origin import origin
 from server.verification.provenance import Provenance
 from server.verification.transcripts import check_transcripts
 
@@ -94,6 +95,7 @@ def verify_release(
     found.take(lambda: _words(release))
     found.take(lambda: _rounds(release, provenance, plan))
     found.take(lambda: _keys(release, provenance))
+    found.take(lambda: origin(release))
     checked: dict[str, LedgerExtract] = {}
     remarks: list[str] = []
     for extract in extracts:
@@ -147,9 +149,9 @@ def _rounds(release: Release, provenance: Provenance, plan: PrivacyPlan) -> Iter
     study, sites = release.study, provenance.sites
     if provenance.study != study.hash:
         raise ReleaseError("The provenance names another study.", remedy=_ASK)
-    if provenance.rounds != study.training.rounds or provenance.unfinished > provenance.rounds:
+    if provenance.rounds != plan.rounds or provenance.unfinished > provenance.rounds:
         raise ReleaseError(
-            f"The release has {provenance.rounds} rounds, its study {study.training.rounds}: a run ends with all.",
+            f"The release has {provenance.rounds} rounds, its study {plan.rounds}: a run ends with all.",
             remedy=_ASK,
         )
     total = sum(site.contributions for site in sites.values())
@@ -203,6 +205,11 @@ def _unchecked(
             " with --coordinator."
         )
     yield _weights(release, provenance)
+    if (init := release.study.model.init) is not None:
+        yield (
+            f"That the release {init.release!r}, which training started from, is of public records rests on the word of"
+            " whoever made it."
+        )
     if not provenance.simulated:
         yield from _without_ledgers(release, provenance, plan, ledgers=ledgers, told=told)
     if release.study.privacy.trust is Trust.SUM and (missing := sorted(set(provenance.sites) - set(told))):

@@ -11,6 +11,7 @@ from privacy.secure_sum import (
     RoundStart,
     SiteSession,
     SumPolicy,
+    SumStage,
     SurvivorList,
     SurvivorSignature,
     UnmaskRequest,
@@ -39,7 +40,7 @@ class MaliciousCoordinator:
         roster = {name: key.public_key().public_bytes_raw().hex() for name, key in self.identities.items()}
         self.policy = SumPolicy(
             run="0" * 64, study="1" * 64, code="2" * 64, roster=roster,
-            minimum_cohort=5, coordinates=SIZE, limit=2**20,
+            minimum_cohort=5, stages=(SumStage(rounds=1000, coordinates=SIZE, limit=2**20),),
         )  # fmt: skip
         self.random = SystemRandom()
         self.sites = {

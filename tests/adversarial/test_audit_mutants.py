@@ -28,6 +28,8 @@ SCHEMA = {
         {"name": "ill", "kind": "boolean"},
     ],
 }
+# As many counts as there is room for canaries.
+WIDE = SCHEMA | {"columns": [{"name": "age", "kind": "integer", "lower": 1, "upper": 240}, *SCHEMA["columns"][1:]]}
 OPTIONS: dict[str, dict[str, Any]] = {"vae": {"latent": 2}, "gan": {"critic_widths": [12], "generator_widths": [4]}}
 # Part of the name of the test that must be among those that catch it.
 CAUGHT_BY = {
@@ -49,21 +51,26 @@ CAUGHT_BY = {
     "more noise than was said": "planned size",
     "clip per record instead of per person": "at most the clip norm",
     "shares that forget drop-outs and colluders": "planned size",
+    "statistics charged to nobody": "ledger",
+    "statistics without a clip": "at most the clip norm",
+    "bound of statistics too small": "at most the clip norm",
 }
-# The mutants that the audit's contract names; seeded noise comes in two kinds, and statistics do not exist yet.
+# The mutants of training that the audit's contract names; seeded noise comes in two kinds.
 NAMED = 13
 
 
 def study_of(*, family: str, trust: str, strategy: str, unit: str) -> Study:
     federation = {"sites": 5, "dropouts": 1, "colluders": 1} if trust == "sum" else {"sites": 2}
+    statistics = strategy == "statistics"
     return Study.from_mapping(
         {
             "study": {"name": "audited"},
-            "schema": SCHEMA,
+            "schema": WIDE if statistics else SCHEMA,
             "model": {"family": family, "options": OPTIONS[family]},
-            "training": {"rounds": 50, "strategy": strategy, "local_steps": 3},
+            "training": {"rounds": 1 if statistics else 50, "strategy": strategy, "local_steps": 3},
             "privacy": {
-                "noise_multiplier": 1.5, "delta": 1e-5, "sample_rate": 0.2, "trust": trust, "unit": unit,
+                "noise_multiplier": 1.5, "delta": 1e-5, "sample_rate": 1.0 if statistics else 0.2, "trust": trust,
+                "unit": unit,
             },
             "federation": federation | {"public_records": 300},
         }
@@ -72,7 +79,13 @@ def study_of(*, family: str, trust: str, strategy: str, unit: str) -> Study:
 
 def production_code() -> tuple[object, ...]:
     """What broken twins replace the like of."""
-    return Trainer.gradient_sum, PrivacyPlan.step_mechanism, GaussianMechanism.privatise, UnitIndex.poisson_sample
+    return (
+        Trainer.gradient_sum,
+        Trainer.statistics_sum,
+        PrivacyPlan.mechanism,
+        GaussianMechanism.privatise,
+        UnitIndex.poisson_sample,
+    )
 
 
 REAL = production_code()
@@ -82,6 +95,8 @@ STUDIES = [
     {"family": "gan", "trust": "sum", "strategy": "gradients", "unit": "record"},
     {"family": "vae", "trust": "none", "strategy": "updates", "unit": "person"},
     {"family": "vae", "trust": "sum", "strategy": "updates", "unit": "record"},
+    {"family": "vae", "trust": "none", "strategy": "statistics", "unit": "person"},
+    {"family": "vae", "trust": "sum", "strategy": "statistics", "unit": "record"},
 ]
 
 

@@ -185,7 +185,7 @@ def masked(site: Site, study: Any, folder: Path) -> None:
     from records.dataset import load_records
     from simulations.federation import simulated_site
     from simulations.grid import InMemoryGrid
-    from strategies.study_model import study_schema
+    from strategies.study_model import build_study_model, study_schema
     from strategies.sum_wire import masked_input, read_sum, sum_policy, with_sum, without_sum
 
     records = load_records(str(folder / "records.csv"), schema=study_schema(study))
@@ -196,8 +196,7 @@ def masked(site: Site, study: Any, folder: Path) -> None:
         for number, name in enumerate(NAMES)
         if number
     }
-    dimension = request(study, 1).vector.size
-    session = ServerSession(sum_policy(PrivacyPlan.from_study(study), run=RUN, dimension=dimension))
+    session = ServerSession(sum_policy(PrivacyPlan.from_study(study), build_study_model(study), run=RUN))
     with resident(others) as nodes:
         grid = InMemoryGrid(app, nodes)
         places = dict(zip(others, grid.get_node_ids(), strict=True))

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "cli.app"]
-COMMANDS = ["demo", "simulate", "sample", "evaluate", "audit mechanism", "audit model", "audit release",
+COMMANDS = ["demo", "simulate", "sweep", "sample", "evaluate", "audit mechanism", "audit model", "audit release",
             "audit channel", "audit check", "schema draft", "schema check"]  # fmt: skip
 
 
@@ -60,7 +60,11 @@ MISUSES = [
     (["sample", "r", "--sede", "3"], "No such option '--sede'.", "cloister sample --help"),
     (["sample", "r", "-n", "0"], "0 is not in the range", "cloister sample --help"),
     (["sample", "r", "-n", "many"], "'many' is not a valid int", "cloister sample --help"),
-    (["sample", "r", "--format", "xls"], "'xls' is not one of 'parquet', 'csv'.", "cloister sample --help"),
+    (
+        ["sample", "r", "--format", "xls"],
+        "'xls' is not one of 'parquet', 'csv', 'npz', 'png'.",
+        "cloister sample --help",
+    ),
     (["sample", "r", "--json"], "--json: it needs -o FILE", "cloister sample --help"),
     (["evaluate", "r"], "Missing option '--real'.", "cloister evaluate --help"),
     (["schema", "chek"], "No such command 'chek'.", "cloister schema --help"),

@@ -69,3 +69,37 @@ def test_check_names_the_column_and_no_value(cloister, odd_schema, tmp_path):
     assert (status, out) == (1, "")
     assert "column colour: 1 of 1 rows hold a category" in err
     assert "purple" not in err
+
+
+def test_check_tells_constraints_groups_and_what_breaks_them(cloister, tmp_path):
+    schema, data = tmp_path / "visits.schema.toml", tmp_path / "visits.csv"
+    schema.write_text(
+        '[[columns]]\nname = "low"\nkind = "integer"\nlower = 0\nupper = 300\n'
+        '[[columns]]\nname = "high"\nkind = "integer"\nlower = 0\nupper = 300\n'
+        '[[columns]]\nname = "code"\nkind = "categorical"\ncategories = ["a1", "a2", "b1"]\n'
+        'hierarchy = { a1 = "a", a2 = "a", b1 = "b" }\n'
+        '[[constraints]]\nholds = "low <= high"\nbroken = "drop"\n',
+        "utf-8",
+    )
+    data.write_text("low,high,code\n80,120,a1\n90,80,a2\n70,70,b1\n", "utf-8")
+    status, out, _ = cloister("schema", "check", schema, "--data", data, "--json")
+    found = json.loads(out)
+    assert (status, found["rows"], found["left_out"]) == (0, 2, 1)
+    assert found["constraints"] == ["low <= high"]
+    assert [column.get("groups") for column in found["columns"]] == [None, None, 2]
+    text = cloister("schema", "check", schema, "--data", data)[1]
+    assert "Every synthetic record fulfils: low <= high" in text
+    assert "1 more rows break a constraint" in text
+    schema.write_text(schema.read_text("utf-8").replace('"drop"', '"refuse"'), "utf-8")
+    status, _, err = cloister("schema", "check", schema, "--data", data)
+    assert status != 0
+    assert "column low: 1 of 3 rows break the constraint 'low <= high'." in err
+
+
+def test_a_draft_says_how_constraints_are_written_and_proposes_none(cloister, tmp_path):
+    data, drafted = tmp_path / "visits.csv", tmp_path / "visits.schema.toml"
+    data.write_text(TEXT, "utf-8")
+    cloister("schema", "draft", data, "-o", drafted)
+    lines = drafted.read_text("utf-8").splitlines()
+    assert "# [[constraints]]" in lines
+    assert Schema.from_toml(drafted).constraints == ()

@@ -244,7 +244,7 @@ class Sum:
     def __init__(self, study: Study, wire: Wire, others: Mapping[str, Site], *, run: str = RUN) -> None:
         self.study, self.wire, self.others, self.run = study, wire, others, run
         plan, trainer = wire.site.plan(study), wire.site.trainer(study)
-        self.session = ServerSession(sum_policy(plan, run=run, dimension=trainer.dimension))
+        self.session = ServerSession(sum_policy(plan, trainer.model, run=run))
         self.weights = np.zeros(trainer.dimension, dtype=np.float32)
 
     def ask(self, name: str, content: RecordDict, message_type: str = "query.sum") -> RecordDict:

@@ -205,7 +205,7 @@ def test_the_terms_of_a_contribution_are_in_its_own_unit(
     study = tiny_study(**sections)
     plan = PrivacyPlan.from_study(study)
     mechanism = plan.step_mechanism(50)
-    terms = contribution_terms(plan, mechanism)
+    terms = contribution_terms(plan, plan.stages[-1], mechanism)
     assert terms["placement"] is placement
     whole = plan.noise_multiplier * study.privacy.clip_norm
     if placement is Placement.WHOLE:
@@ -222,7 +222,7 @@ def test_the_terms_of_a_contribution_are_in_its_own_unit(
 
 def test_without_noise_the_record_says_so(given_noise: Callable[..., Study]) -> None:
     plan = PrivacyPlan.from_study(given_noise(0.0))
-    terms = contribution_terms(plan, plan.step_mechanism(50))
+    terms = contribution_terms(plan, plan.stages[-1], plan.step_mechanism(50))
     assert (terms["noise"], terms["placement"]) == (0.0, Placement.NONE)
 
 

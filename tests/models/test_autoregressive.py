@@ -8,6 +8,7 @@ from scipy import stats
 from torch.nn import functional
 
 from models.autoregressive import AutoregressiveDecoder, FactorisedDecoder, draw_codes
+from models.geometry import column_features
 from models.layout import OneHotLayout
 from protocol.errors import InputError
 
@@ -37,28 +38,49 @@ def decoders():
 
 
 def slow_likelihood(decoder, codes, latent):
-    """The obviously right twin: one-hot vectors and one matrix product per column, record by record."""
-    losses = []
+    """The obviously right twin: features looked up one by one and one matrix product per column, record by record."""
+    layout, losses = decoder.layout, []
     for row, z in zip(codes.tolist(), latent, strict=True):
-        known, total = torch.zeros(0), torch.zeros(())
+        known, total = decoder.latent_scale * z, torch.zeros(())
         for j, column in enumerate(decoder.order):
-            logits = decoder.latent_heads[j](z)
-            if j:
-                logits = logits + known @ decoder.column_heads[j - 1].weight
+            features = column_features(layout)[column]
+            shape = decoder.shapes.weight[layout.offsets[column] :][: layout.cardinalities[column], 0]
+            logits = shape + features @ (decoder.heads[j].weight @ known)
             total = total - functional.log_softmax(logits, dim=0)[row[column]]
-            code = functional.one_hot(torch.tensor(row[column]), CARDINALITIES[column]).float()
-            known = torch.cat([known, code])
+            known = torch.cat([known, decoder.input_scale * features[row[column]]])
         losses.append(total)
     return torch.stack(losses)
 
 
 @pytest.mark.parametrize("order", [None, (2, 0, 1)])
-def test_likelihood_equals_one_hot_products(order):
+def test_likelihood_equals_products_of_features(order):
     decoder = stirred(AutoregressiveDecoder(LAYOUT, latent=2, order=order))
     latent = torch.randn(len(RECORDS), 2, generator=generator())
     torch.testing.assert_close(
         decoder.negative_log_likelihood(RECORDS, latent), slow_likelihood(decoder, RECORDS, latent)
     )
+
+
+def test_likelihood_of_lines_and_groups_equals_products_of_features():
+    layout = OneHotLayout(cardinalities=(40, 3, 6), ordered=(39, 0, 0), groups=((), (), (0, 1, 1, 2, 0, 2)))
+    decoder = stirred(AutoregressiveDecoder(layout, latent=2))
+    made = generator(3)
+    codes = torch.stack([torch.randint(size, (50,), generator=made) for size in layout.cardinalities], dim=1)
+    latent = torch.randn(50, 2, generator=made)
+    torch.testing.assert_close(decoder.negative_log_likelihood(codes, latent), slow_likelihood(decoder, codes, latent))
+
+
+def test_columns_with_the_fewest_codes_come_first():
+    assert AutoregressiveDecoder(LAYOUT, latent=1).order == (1, 0, 2)
+
+
+def test_set_shapes_gives_every_column_its_shares():
+    decoder = AutoregressiveDecoder(LAYOUT, latent=2)
+    shares = [torch.tensor([0.2, 0.5, 0.3]), torch.tensor([0.9, 0.1]), torch.tensor([0.1, 0.2, 0.3, 0.4])]
+    decoder.set_shapes([part.log() for part in shares])
+    losses = decoder.negative_log_likelihood(RECORDS, torch.zeros(24, 2))
+    expected = torch.stack([shares[0][row[0]] * shares[1][row[1]] * shares[2][row[2]] for row in RECORDS])
+    torch.testing.assert_close((-losses).exp(), expected)
 
 
 @pytest.mark.parametrize("name", decoders())
@@ -98,7 +120,7 @@ def lumped(observed, expected, keep):
 
 @pytest.mark.parametrize("name", decoders())
 def test_restrictions_hold_and_the_weight_is_what_they_cost(name):
-    decoder, latent = decoders()[name], torch.tensor([[0.3, -1.2]]).expand(200, 2)
+    decoder, latent = decoders()[name], torch.tensor([[0.3, -1.2]]).expand(5000, 2)
     allowed = {1: torch.tensor([False, True]), 2: torch.tensor([True, False, False, True])}
     codes, weight = decoder.sample(latent, allowed=allowed, generator=generator())
     assert set(codes[:, 1].tolist()) == {1}

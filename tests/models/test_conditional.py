@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 import models.conditional
-from models.conditional import sample_where
+from models.conditional import Rows, sample_complete, sample_where
 from models.families import build_family
 from protocol.errors import InputError
 
@@ -28,7 +28,7 @@ def random_vae(*, scale=1.5, bias=0.0):
     with torch.no_grad():
         for parameter in family.decoder.parameters():
             parameter.copy_(scale * torch.randn(parameter.shape, generator=made))
-        family.decoder.latent_heads[1].bias += torch.tensor([bias, -bias])
+        family.decoder.shapes.weight[family.layout.offsets[1] :][:2, 0] += torch.tensor([bias, -bias])
     return family
 
 
@@ -72,7 +72,7 @@ def test_ignoring_the_weights_is_found_out():
 
 def test_resampling_is_close_to_the_conditional(monkeypatch):
     family = random_vae()
-    monkeypatch.setattr(models.conditional, "LEAST_ACCEPTANCE", 2.0)
+    monkeypatch.setattr(models.conditional, "_rejects_well", lambda _: False)
     rows = sample_where(family, COUNT, allowed=CONDITION, generator=generator(), batch=4096)
     # Rows of one pool are not independent: every third of them is nearly so.
     assert p_value(rows[::3], exact(family, CONDITION)) > 1e-4
@@ -142,3 +142,69 @@ def test_effective_size_of_equal_and_of_one_sided_weights():
     lonely = torch.tensor([0.0, -1000.0, -1000.0], dtype=torch.float64)
     assert models.conditional._effective_size(lonely) == pytest.approx(1)
     assert models.conditional._effective_size(torch.tensor([float("-inf")] * 2)) == 0.0
+
+
+def completing(codes, *, most=6):
+    """Rows stand whose codes add up to something small; what is written beside them is the sum."""
+    total = codes.sum(dim=1)
+    return Rows(codes, total[:, None].double(), total <= most)
+
+
+def exact_completed(family, allowed, most):
+    mass = exact(family, allowed) * (RECORDS.sum(dim=1) <= most)
+    return mass / mass.sum()
+
+
+@pytest.mark.parametrize("allowed", [{}, CONDITION])
+@pytest.mark.parametrize("rejects", [True, False])
+def test_rows_follow_the_model_given_that_they_stand(allowed, rejects, monkeypatch):
+    family = random_vae()
+    monkeypatch.setattr(models.conditional, "_rejects_well", lambda _: rejects)
+    rows, values = sample_complete(
+        family, COUNT, allowed=allowed, complete=lambda c: completing(c, most=2), generator=generator(), batch=4096
+    )
+    assert rows.shape == (COUNT, 3)
+    assert torch.equal(values[:, 0], rows.sum(dim=1).double())
+    step = 1 if rejects else 3  # rows of one pool are not independent
+    assert p_value(rows[::step], exact_completed(family, allowed, 2)) > 1e-4
+    # Broken twin: completion left out.
+    plain = sample_where(family, COUNT, allowed=allowed, generator=generator(), batch=4096)
+    assert not bool((plain.sum(dim=1) <= 2).all())
+
+
+def test_completion_may_write_what_the_model_was_not_allowed_to_draw():
+    def overwrite(codes):
+        codes = codes.clone()
+        codes[:, 1] = 0
+        return Rows(codes.int(), torch.empty(len(codes), 0), torch.ones(len(codes), dtype=torch.bool))
+
+    rows, values = sample_complete(
+        random_vae(), 100, allowed=CONDITION, complete=overwrite, generator=generator(), batch=64
+    )
+    assert (rows.dtype, values.shape) == (torch.long, (100, 0))
+    assert bool((rows[:, 1] == 0).all())
+
+
+def test_rare_rows_that_all_weigh_the_same_are_not_resampled():
+    # One row in a thousand stands: a pool would have to hold four thousand draws per row.
+    def rarely(codes):
+        stands = torch.zeros(len(codes), dtype=torch.bool)
+        stands[:4] = True
+        return Rows(codes, torch.empty(len(codes), 0), stands)
+
+    rows, _ = sample_complete(random_vae(), 60, allowed={}, complete=rarely, generator=generator(), batch=4096)
+    assert len(rows) == 60
+
+
+def test_constraints_without_probability_are_refused(monkeypatch):
+    monkeypatch.setattr(models.conditional, "_POOL_DRAWS", 1 << 13)
+    with pytest.raises(InputError, match="records under the schema's constraints nearly no probability: 8192 draws"):
+        sample_complete(
+            random_vae(), 1, allowed={}, complete=lambda c: completing(c, most=-1), generator=generator(), batch=1024
+        )
+
+
+def test_wide_tables_are_drawn_in_smaller_batches():
+    wide = build_family("vae", {"latent": 1}, cardinalities=(20_000, 20_000), label=None)
+    assert models.conditional._most_rows(random_vae()) == 16_384
+    assert 500 < models.conditional._most_rows(wide) < 1000

@@ -1,4 +1,4 @@
-"""The adversarial network: who sees what, what stays fixed, and that it learns a small table."""
+"""The adversarial network: who sees what, what stays fixed, what released counts do, and that it learns a table."""
 
 import itertools
 
@@ -8,6 +8,7 @@ from scipy import stats
 
 from models.families import build_family
 from privacy.dp_sgd import clipped_gradient_sum, parameter_count
+from protocol.errors import StudyError
 
 CARDINALITIES = (2, 2, 2)
 RECORDS = torch.tensor(list(itertools.product(range(2), repeat=3)))
@@ -78,7 +79,7 @@ def test_what_is_shared_holds_nothing_of_the_generator():
     assert shared | inside == {id(p) for p in family.parameters()}
 
 
-@pytest.mark.parametrize("loss", ["non_saturating", "least_squares"])
+@pytest.mark.parametrize("loss", ["non_saturating", "least_squares", "wasserstein"])
 def test_a_public_gradient_leaves_everything_as_it_was(loss):
     family = gan(loss=loss)
     before, held = weights(family), [p.grad for p in family.parameters()]
@@ -154,8 +155,8 @@ def test_real_and_fake_halves_balance_when_both_are_the_same_records():
 
 
 def test_fakes_are_one_hot_and_pass_gradients_back():
-    family = gan(label=0, cardinalities=(3, 4, 2))
-    fakes = family._fakes(64, generator=generator())
+    family = gan(label=0, cardinalities=(3, 4, 2), fake_batch=64)
+    fakes = family._fakes(*family._generated(generator=generator()), generator=generator())
     rounded = fakes.detach().round()
     assert float((fakes.detach() - rounded).abs().max()) < 1e-5
     assert torch.equal(rounded.sum(dim=1), torch.full((64,), 3.0))
@@ -189,9 +190,104 @@ def test_labels_follow_their_public_shares_and_conditions():
     assert float(weight.abs().max()) == 0.0
 
 
-@pytest.mark.parametrize("loss", ["non_saturating", "least_squares"])
+@pytest.mark.parametrize("loss", ["non_saturating", "least_squares", "wasserstein"])
 def test_it_learns_a_table_of_three_columns(loss):
     start = distance_to_toy(gan(loss=loss))
     assert start > 0.3
     trained = train(gan(loss=loss, critic_steps=1), steps=400)
     assert distance_to_toy(trained) < 0.6 * start
+
+
+def release_counts(family, *, deviation=1e-4):
+    table = toy_table()
+    means = family.statistics.weighted_sum(1, table, torch.ones(len(table), dtype=torch.float64)) / len(table)
+    noise = torch.randn(means.shape, generator=generator(12), dtype=torch.float64)
+    family.learn_statistics(1, means + deviation * noise, deviation=deviation, generator=generator(13))
+    return family
+
+
+@pytest.mark.parametrize("label", [0, None])
+def test_released_counts_teach_the_generator_before_any_critic_does(label):
+    family = gan(label=label)
+    start, critic = distance_to_toy(family), weights(family.critic)
+    release_counts(family)
+    assert unchanged(family.critic, critic)
+    # Labelled counts of three columns are the whole table; pairs leave out what three columns have together.
+    assert distance_to_toy(family) < 0.15 * start
+    if label == 0:
+        known = torch.bincount(toy_table()[:, 0], minlength=2) / 4000
+        torch.testing.assert_close(family.generator.label_logits.detach().softmax(0), known, atol=1e-3, rtol=0)
+
+
+def test_the_generator_is_held_to_released_counts_while_it_plays():
+    """The broken twin forgets them, and follows a critic that calls all records with a first code of 1 real."""
+    distances = []
+    for kept in (True, False):
+        family = release_counts(gan(critic_steps=1, table_weight=20.0, generator_rate=5e-3))
+        with torch.no_grad():
+            for parameter in family.critic.parameters():
+                parameter.zero_()
+            family.critic[0].weight[:, 1], family.critic[-1].weight[:] = 1.0, 1.0
+        family._match = family._match if kept else None
+        for step in range(60):
+            family.free_steps(generator=generator(step))
+        distances.append(distance_to_toy(family))
+    assert distances[0] < 0.5 * distances[1]
+
+
+def test_public_label_shares_stay_what_they_are_beside_released_counts():
+    family = gan(label=0, class_shares=[3.0, 1.0])
+    release_counts(family)
+    torch.testing.assert_close(family.generator.label_logits.detach(), torch.tensor([3.0, 1.0]).log())
+
+
+def test_known_label_shares_are_not_moved_by_the_critic():
+    family = release_counts(gan(label=0, critic_steps=1))
+    before = family.generator.label_logits.detach().clone()
+    family.free_steps(generator=generator())
+    assert torch.equal(family.generator.label_logits, before)
+
+
+def test_new_weights_forget_what_was_released():
+    family = release_counts(gan(table_steps=2))
+    assert "released.means" in family.training_state()
+    family.initialise(generator=generator())
+    assert "released.means" not in family.training_state()
+
+
+def test_without_counts_or_critic_nothing_trains_the_generator():
+    family = gan(critic_steps=1, adversarial_weight=0.0)
+    with pytest.raises(StudyError, match="adversarial_weight=0"):
+        family.free_steps(generator=generator())
+    release_counts(gan(critic_steps=1, adversarial_weight=0.0, table_steps=2)).free_steps(generator=generator())
+
+
+@pytest.mark.parametrize("loss", ["wasserstein", "non_saturating"])
+def test_a_critic_that_plays_for_wasserstein_stays_bounded(loss):
+    family = gan(loss=loss, weight_limit=0.02, critic_steps=3)
+    with torch.no_grad():
+        for parameter in family.critic.parameters():
+            parameter.fill_(-0.5)
+    family.free_steps(generator=generator())
+    largest = max(float(parameter.detach().abs().max()) for parameter in family.critic.parameters())
+    assert largest == pytest.approx(0.02 if loss == "wasserstein" else 0.5)
+
+
+def test_more_generator_steps_per_turn():
+    one, two = gan(critic_steps=1), gan(critic_steps=1, generator_steps=2)
+    made = generator(4)
+    for _ in range(2):
+        one.free_steps(generator=made)
+    two.free_steps(generator=generator(4))
+    assert unchanged(two.generator, weights(one.generator))
+
+
+def test_conditions_on_any_column_are_weighted():
+    """With the label given, the weights of draws add up to the share of the condition."""
+    family = release_counts(gan(label=0))
+    only = torch.tensor([False, True])
+    codes, weight = family.draw(4000, allowed={0: only, 1: only}, generator=generator())
+    assert codes[:, :2].min() == 1
+    drawn = family.draw(20_000, allowed={0: only}, generator=generator(1))[0]
+    assert float(weight.exp().mean()) == pytest.approx(float((drawn[:, 1] == 1).double().mean()), abs=0.02)
+    assert float(weight.max()) <= 0.0

@@ -25,3 +25,18 @@ def test_no_records_encode_to_no_rows():
 def test_tables_without_codes_are_refused(cardinalities):
     with pytest.raises(InputError, match="at least one code"):
         OneHotLayout(cardinalities=cardinalities)
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {"ordered": (3, 0)},
+        {"ordered": (2,)},
+        {"groups": ((0, 1, 1), ())},
+        {"groups": ((), (0, 2, 1))},
+        {"groups": ((), (0, 2, 2, 2))},
+    ],
+)
+def test_a_geometry_of_another_table_is_refused(geometry):
+    with pytest.raises(InputError, match="geometry"):
+        OneHotLayout(cardinalities=(2, 4), **geometry)

@@ -82,7 +82,7 @@ def test_the_divergence_is_that_of_two_normals():
     """With the decoder at zero the reconstruction is 3 log 2, and the rest is KL(q | p)."""
     family = vae(latent=2)
     losses = family.unit_loss(RECORDS, generator=generator())
-    mean, log_variance = family.encoder(family.layout.places(RECORDS)).chunk(2, dim=1)
+    mean, log_variance = (family.options.latent_scale * family.encoder(RECORDS)).chunk(2, dim=1)
     posterior = torch.distributions.Normal(mean, torch.exp(0.5 * log_variance))
     expected = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).sum(dim=1)
     torch.testing.assert_close(losses - 3 * torch.tensor(2.0).log(), expected, rtol=1e-4, atol=1e-5)
@@ -107,3 +107,15 @@ def test_the_factorised_decoder_has_no_dependencies_without_its_latent():
     assert float((torch.corrcoef(drawn.T) - torch.eye(3)).abs().max()) < 0.05
     assert distance_to_toy(factorised) > 0.25
     assert distance_to_toy(autoregressive) < 0.06
+
+
+def test_statistics_start_the_shapes_of_the_columns():
+    """Exact counts of a skewed table: before any training the columns have their shares, each by itself."""
+    table, family = toy_table(), vae()
+    total = family.statistics.weighted_sum(1, table, torch.ones(len(table), dtype=torch.float64))
+    family.learn_statistics(1, total / len(table), deviation=0.0, generator=generator())
+    drawn = family.draw(20_000, allowed={}, generator=generator(2))[0].double()
+    assert torch.allclose(drawn.mean(dim=0), table.double().mean(dim=0), atol=0.015)
+    # A new model draws halves.
+    assert not torch.allclose(vae().draw(20_000, allowed={}, generator=generator(2))[0].double().mean(dim=0),
+                              table.double().mean(dim=0), atol=0.015)  # fmt: skip

@@ -16,10 +16,9 @@ def test_the_dense_twin_is_the_flagship():
     with torch.no_grad():
         for place, parameter in enumerate(model.parameters()):
             parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(place)))
-        twin.encoder.weight.copy_(model.encoder[0].weight.T)
-        twin.latent_heads.load_state_dict(model.decoder.latent_heads.state_dict())
-        for ours, theirs in zip(twin.column_heads, model.decoder.column_heads, strict=True):
-            ours.weight.copy_(theirs.weight.T)
+        twin.encoder.weight.copy_(model.encoder[1].weight)
+        twin.shapes.load_state_dict(model.decoder.shapes.state_dict())
+        twin.heads.load_state_dict(model.decoder.heads.state_dict())
     assert parameter_count(model) == parameter_count(twin)
     made = torch.Generator().manual_seed(0)
     codes = torch.stack([torch.randint(size, (50,), generator=made) for size in layout.cardinalities], dim=1)

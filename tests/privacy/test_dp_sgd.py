@@ -409,3 +409,20 @@ def test_both_paths_agree_on_a_gpu(name, units):
     slow = reference_gradient_sum(module, lambda: unit_loss(records), units=units, clip_norm=0.5)
     assert fast.device.type == slow.device.type == "cpu"
     torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-4)
+
+
+def test_a_layer_with_two_names_is_refused():
+    """Opacus walks over names: it would note the layer's gradient twice."""
+
+    class TwoNames(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.LayerNorm(2)
+            self.first = nn.Linear(2, 1)
+            self.second = self.first
+
+    layers = TwoNames()
+    with pytest.raises(PrivacyError, match="two names"):
+        clipped_gradient_sum(
+            layers, lambda: layers.second(layers.norm(torch.ones(3, 2))).squeeze(1), units=None, clip_norm=1.0
+        )

@@ -32,7 +32,7 @@ WHOLE: dict[str, Any] = {
     "training": {
         "strategy": "updates", "rounds": 7, "optimiser": "sgd", "learning_rate": 0.1, "momentum": 0.5,
         "second_moment": 0.9, "averaging": 0.5, "local_steps": 3, "local_learning_rate": 0.2,
-        "update_norm": 3.0, "seed": 9,
+        "update_norm": 3.0, "seed": 9, "cooldown": 4,
     },
     "privacy": {
         "unit": "person", "relation": "add_remove", "noise_multiplier": 1.5, "delta": 1e-6, "sample_rate": 0.1,
@@ -154,6 +154,8 @@ def test_the_hash_knows_no_order_of_keys(order: random.Random) -> None:
         ("training.local_learning_rate", 0.3),
         ("training.update_norm", 3.5),
         ("training.seed", 10),
+        ("training.cooldown", 5),
+        ("training.cooldown", ...),
         ("privacy.unit", "record"),
         ("privacy.noise_multiplier", 1.25),
         ("privacy.delta", 1e-7),
@@ -214,7 +216,16 @@ WRONG: list[tuple[str, Any, str]] = [
     ("model.size", 3, "model.size"),
     ("training", 3, "training"),
     ("training.epochs", 3, "training.epochs"),
-    ("training.strategy", "statistics", "training.strategy"),
+    ("training.strategy", "statistics", "privacy.sample_rate"),
+    ("statistics", 3, "statistics"),
+    ("statistics.rounds", -1, "statistics.rounds"),
+    ("statistics.rounds", 1001, "statistics.rounds"),
+    ("statistics.rounds", True, "statistics.rounds"),
+    ("statistics", {"rounds": 1, "share": 0.0}, "statistics.share"),
+    ("statistics", {"rounds": 1, "share": 1.0}, "statistics.share"),
+    ("statistics", {"rounds": 1, "share": float("nan")}, "statistics.share"),
+    ("statistics", {"share": 0.2}, "statistics.share"),
+    ("statistics", {"rounds": 1, "kind": "means"}, "statistics.kind"),
     ("training.strategy", "averaging", "training.strategy"),
     ("training.strategy", 1, "training.strategy"),
     ("training.rounds", 0, "training.rounds"),
@@ -354,3 +365,39 @@ def test_builders_are_held_to_the_same_ranges(tiny_study: Callable[..., Study]) 
         Training(rounds=0)
     with pytest.raises(StudyError, match=r"federation\.sites"):
         tiny_study(federation={"sites": 0})
+
+
+def test_statistics_come_before_training_and_have_a_section_of_their_own() -> None:
+    study = Study.from_mapping(LEAST | {"statistics": {"rounds": 2}})
+    assert (study.statistics.rounds, study.statistics.share, study.rounds) == (2, 0.1, study.training.rounds + 2)
+    assert study.to_mapping()["statistics"] == {"rounds": 2, "share": 0.1}
+    assert Study.from_text(study.text) == study
+    assert study.hash != Study.from_mapping(LEAST | {"statistics": {"rounds": 2, "share": 0.2}}).hash
+
+
+def test_a_study_without_statistics_is_what_it_was_before_there_were_any() -> None:
+    study = Study.from_mapping(LEAST)
+    assert "statistics" not in study.to_mapping()
+    assert Study.from_mapping(LEAST | {"statistics": {"rounds": 0}}).hash == study.hash
+    assert study.rounds == study.training.rounds
+
+
+def test_statistics_may_be_all_of_a_study_and_then_are_of_everybody() -> None:
+    mapping = changed(changed(LEAST, "training.strategy", "statistics"), "training.rounds", 2)
+    with pytest.raises(StudyError, match="sample_rate is 0.5") as caught:
+        Study.from_mapping(mapping)
+    assert "training.strategy" in caught.value.remedy
+    study = Study.from_mapping(changed(mapping, "privacy.sample_rate", 1))
+    assert (study.rounds, study.training.strategy) == (2, ContributionKind.STATISTICS)
+    with pytest.raises(StudyError, match="statistics.rounds is 1"):
+        Study.from_mapping(changed(mapping, "privacy.sample_rate", 1) | {"statistics": {"rounds": 1}})
+    with pytest.raises(StudyError, match="training.rounds is 1001"):
+        Study.from_mapping(changed(changed(mapping, "privacy.sample_rate", 1), "training.rounds", 1001))
+
+
+def test_messages_can_number_all_rounds() -> None:
+    mapping = changed(LEAST, "training.rounds", 1_000_000)
+    assert Study.from_mapping(mapping).rounds == 1_000_000
+    with pytest.raises(StudyError, match="training.rounds is 1000000") as caught:
+        Study.from_mapping(mapping | {"statistics": {"rounds": 1}})
+    assert "All rounds together" in caught.value.remedy

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from protocol.errors import SchemaError
 from records.bins import Bins, Scale, explicit_bins, spaced_bins
@@ -93,3 +94,71 @@ def test_labels_tell_cells_apart_and_show_open_ends():
 def test_impossible_bins_are_refused(changes, word):
     with pytest.raises(SchemaError, match=word):
         _bins(**changes)
+
+
+@pytest.mark.parametrize("scale", list(Scale))
+def test_scales_undo_themselves_and_cut_evenly(scale):
+    lower = {Scale.LOG: 0.1, Scale.LOG1P: 0.0}.get(scale, -500.0)
+    values = np.linspace(lower, 900.0, 50)
+    np.testing.assert_allclose(scale.back(scale.ahead(values)), values, atol=1e-9)
+    edges = _bins(lower=lower, upper=900.0, count=6, scale=scale).edges
+    steps = np.diff(scale.ahead(edges))
+    np.testing.assert_allclose(steps, steps[0])
+
+
+def test_symlog_bins_mirror_each_other():
+    edges = _bins(lower=-10_000.0, upper=10_000.0, count=8, scale=Scale.SYMLOG).edges
+    np.testing.assert_allclose(edges, -edges[::-1], atol=1e-9)
+    assert edges[5] < 10 < edges[6] < 100
+
+
+def _within(scale, *, whole=False, edges=(1.0, 1000.0), count=20_000, drawn_as=None):
+    """Values drawn from the one cell between two edges."""
+    bins = explicit_bins([*edges, 2000.0], points=(), whole=whole, where="x", scale=drawn_as or scale)
+    return bins.draw(np.zeros(count, dtype=np.int32), generator=np.random.default_rng(5))
+
+
+@pytest.mark.parametrize("scale", list(Scale))
+def test_values_lie_evenly_on_the_scale_within_a_cell(scale):
+    low, high = scale.ahead(np.array([1.0, 1000.0]))
+    even = stats.uniform(low, high - low).cdf
+    assert stats.kstest(scale.ahead(_within(scale)), even).pvalue > 1e-3
+    wrong = Scale.LOG if scale is Scale.LINEAR else Scale.LINEAR
+    assert stats.kstest(scale.ahead(_within(scale, drawn_as=wrong)), even).pvalue < 1e-9
+
+
+def test_whole_numbers_within_a_cell_have_the_share_of_their_length_on_the_scale():
+    values = _within(Scale.LOG1P, whole=True, edges=(0.0, 6.0))
+    shares = np.diff(np.log1p(np.arange(7.0))) / np.log1p(6.0)
+    assert stats.chisquare(np.bincount(values.astype(int), minlength=6), shares * len(values)).pvalue > 1e-3
+    even = np.full(6, len(values) / 6)
+    assert stats.chisquare(np.bincount(values.astype(int), minlength=6), even).pvalue < 1e-9
+
+
+def test_a_heavy_tail_comes_back_from_few_cells():
+    values = np.random.default_rng(0).lognormal(6, 2, 20_000).clip(0.01, 1e7)
+    distances = {}
+    for scale in (Scale.LINEAR, Scale.LOG):
+        bins = _bins(lower=0.01, upper=1e7, count=32, scale=Scale.LOG)
+        bins = Bins(edges=bins.edges, whole=False, scale=scale)
+        drawn = bins.draw(bins.codes(values), generator=np.random.default_rng(1))
+        distances[scale] = stats.ks_2samp(values, drawn).statistic
+    assert distances[Scale.LOG] < 0.012 < distances[Scale.LINEAR]  # 0.006 and 0.021
+
+
+def test_a_scale_that_edges_do_not_allow_is_refused():
+    with pytest.raises(SchemaError, match=r'scale = "log" does not reach lower = 0.*symlog'):
+        explicit_bins([0.0, 1.0], points=(), whole=False, where="x", scale=Scale.LOG)
+
+
+@given(
+    low=st.floats(-1e9, 1e9),
+    span=st.floats(1e-9, 1e9),
+    scale=st.sampled_from([Scale.LINEAR, Scale.SYMLOG]),
+    seed=st.integers(0, 99),
+)
+def test_draws_between_stay_between(low, span, scale, seed):
+    bins = Bins(edges=np.array([-2e9, 2e9]), whole=False, scale=scale)
+    high = max(low + span, np.nextafter(low, np.inf))
+    drawn = bins.draw_between(np.full(20, low), np.full(20, high), generator=np.random.default_rng(seed))
+    assert ((low <= drawn) & (drawn < high)).all()

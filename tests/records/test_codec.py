@@ -38,7 +38,7 @@ def _columns(draw, name):
 @st.composite
 def _numbers(draw, whole):
     scale = draw(st.sampled_from(list(Scale)))
-    least = {Scale.LINEAR: -1e6, Scale.LOG: 1e-3, Scale.LOG1P: 0.0}[scale]
+    least = {Scale.LOG: 1e-3, Scale.LOG1P: 0.0}.get(scale, -1e6)
     lower = draw(st.floats(least, 1e6))
     upper = lower + draw(st.floats(0.01, 1e6)) * max(1.0, abs(lower))
     if whole:

@@ -219,3 +219,29 @@ def test_at_most_ten_categories_are_listed():
 def test_a_mask_is_described(text, words):
     ((index, mask),) = parse_conditions([text], schema=SCHEMA).items()
     assert describe_mask(SCHEMA.columns[index], mask) == words
+
+
+HOSPITALS = {"name": "hospital", "kind": "categorical", "categories": ["north", "south"]}
+ILL = {"name": "ill", "kind": "boolean"}
+
+
+def test_records_of_one_site_can_be_asked_for_where_the_study_declares_it():
+    schema = Schema.from_mapping({"site_column": "hospital", "columns": [ILL, HOSPITALS]})
+    for text in ("site=south", "hospital = south", "site in south", "site != north"):
+        assert {key: mask.tolist() for key, mask in parse_conditions([text], schema=schema).items()} == {
+            1: [False, True]
+        }
+    with pytest.raises(InputError, match="no value 'west'"):
+        parse_conditions(["site=west"], schema=schema)
+
+
+def test_without_a_declared_site_column_sites_are_not_told_apart():
+    schema = Schema.from_mapping({"columns": [ILL, HOSPITALS]})
+    with pytest.raises(InputError, match="declares no site column") as caught:
+        parse_conditions(["site=south"], schema=schema)
+    assert "every site approved" in caught.value.remedy
+
+
+def test_an_ordinary_column_may_be_called_site():
+    schema = Schema.from_mapping({"columns": [ILL, HOSPITALS | {"name": "site"}]})
+    assert list(parse_conditions(["site=south"], schema=schema)) == [1]

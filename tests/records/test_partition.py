@@ -32,7 +32,9 @@ def _records(rows, *, people=None, seed=0):
 @given(
     rows=st.integers(1, 200),
     people=st.none() | st.integers(1, 50),
-    scheme=st.sampled_from(["iid", "dirichlet:0.01", "dirichlet:0.5", "dirichlet:100", "column:ward"]),
+    scheme=st.sampled_from(
+        ["iid", "dirichlet:0.01", "dirichlet:0.5", "dirichlet:100", "quantity:1", "quantity:100", "column:ward"]
+    ),
     sites=st.integers(1, 20),
     seed=st.integers(0, 2**32),
 )
@@ -70,6 +72,25 @@ def test_a_small_concentration_skews_labels_and_sizes(concentration, skewed):
     assert (sizes.max() > 2 * sizes.min()) == skewed
 
 
+@pytest.mark.parametrize(("ratio", "sites"), [(1, 4), (10, 2), (100, 10), (100, 3)])
+def test_sizes_fall_in_geometric_steps_and_labels_stay_mixed(ratio, sites):
+    records = _records(40_000)
+    parts = partition(records, f"quantity:{ratio}", sites=sites, generator=np.random.default_rng(3))
+    sizes = np.array([len(part) for part in parts])
+    assert sizes[0] / sizes[-1] == pytest.approx(ratio, rel=0.02)
+    assert sizes[:-1] / sizes[1:] == pytest.approx(np.full(sites - 1, ratio ** (1 / (sites - 1))), rel=0.02)
+    rates = np.array([records.codes[part, 1].mean() for part in parts])
+    assert np.all(np.abs(rates - 0.5) < 5 * 0.5 / np.sqrt(sizes))
+
+
+def test_a_site_too_small_for_its_share_still_has_a_person():
+    records = _records(60, people=30)
+    parts = partition(records, "quantity:1e6", sites=10, generator=np.random.default_rng(0))
+    homes = [set(records.persons[part].tolist()) for part in parts]
+    assert min(map(len, homes)) == 1
+    assert max(map(len, homes)) > 9
+
+
 def test_one_site_per_value_the_largest_first_and_the_rest_pooled():
     ward = np.repeat([2, 0, 5, 1], [10, 30, 20, 5])
     records = Records(codes=np.stack([ward, ward % 2], axis=1).astype(np.int32), persons=None, schema=SCHEMA)
@@ -99,6 +120,9 @@ def test_the_generator_alone_decides():
         ("dirichlet:-1", 2, "not above zero"),
         ("dirichlet:inf", 2, "not above zero"),
         ("dirichlet:much", 2, "not above zero"),
+        ("quantity", 2, "is not known"),
+        ("quantity:0.5", 2, "not at least one"),
+        ("quantity:nan", 2, "not at least one"),
         ("column:region", 2, "there is no such column"),
         ("column:ill", 3, "column ill has 2 values"),
         ("iid", 0, "sites = 0"),

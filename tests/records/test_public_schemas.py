@@ -13,7 +13,17 @@ from records.dataset import load_records
 from records.schema import Schema
 
 FOLDER = Path(__file__).parents[2] / "simulations" / "scenarios"
-NAMES = ("adult", "adult_binned", "heart_disease", "online_shoppers")
+NAMES = (
+    "adult",
+    "adult_binned",
+    "breast_wdbc",
+    "cardio",
+    "cervical",
+    "diabetes130",
+    "heart_disease",
+    "ilpd",
+    "online_shoppers",
+)
 DATA = Path(os.environ.get("CLOISTER_DATA", "/absent"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="CLOISTER_DATA names no folder with the public data sets")
 
@@ -46,6 +56,10 @@ def test_a_ready_schema_round_trips_codes_and_mapping(name):
         ("adult", "adult/adult.test", 16_281, 3_846),
         ("adult_binned", "adult_binned/adult.csv.gz", 48_842, 11_687),
         ("online_shoppers", "online_shoppers/online_shoppers_intention.csv", 12_330, 1_908),
+        ("breast_wdbc", "breast_wdbc/wdbc.data", 569, 212),
+        ("ilpd", "ilpd/ilpd.csv", 583, 416),
+        ("cervical", "cervical/risk_factors_cervical_cancer.csv", 858, 55),
+        ("diabetes130", "diabetes130/diabetic_data.csv.gz", 101_766, 11_357),
     ],
 )
 def test_the_public_data_load_whole(name, file, rows, positive):
@@ -62,6 +76,27 @@ def test_hidden_zeros_of_heart_disease_are_missing():
     swiss = load_records(DATA / "heart_disease/processed.switzerland.data", schema=schema)
     chol = schema.column("chol").cardinality - 1
     assert (swiss.codes[:, schema.index("chol")] == chol).all()  # README: zero in all 123 rows
+
+
+@needs_data
+@pytest.mark.data
+def test_pressures_that_cannot_be_move_to_the_bounds():
+    schema = _schema("cardio")
+    records = load_records(DATA / "cardio/cardio_train.csv", schema=schema)
+    assert len(records) == 70_000
+    pressure = records.codes[:, schema.index("ap_hi")]
+    last = schema.column("ap_hi").cardinality - 1
+    assert (pressure == 0).sum() >= 7  # README: not above zero in 7 rows
+    assert (pressure == last).any()  # README: up to 16,020
+
+
+@needs_data
+@pytest.mark.data
+def test_a_measurement_that_was_not_made_is_a_value_of_its_own_in_diabetes():
+    schema = _schema("diabetes130")
+    records = load_records(DATA / "diabetes130/diabetic_data.csv.gz", schema=schema)
+    measured = records.codes[:, schema.index("A1Cresult")] != schema.code_labels("A1Cresult").index("None")
+    assert 0.15 < measured.mean() < 0.19  # Strack and others 2014: in 18 % of the encounters that they kept
 
 
 @needs_data

@@ -1,13 +1,16 @@
 """The data dictionary: what it refuses, that it survives files, and the codes that it defines."""
 
 import json
+import time
 import tomllib
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tomli_w
 
 from protocol.errors import SchemaError
+from records.codec import Codec
 from records.schema import Column, Format, Kind, OutOfBounds, Scale, Schema
 
 AGE = {"name": "age", "kind": "integer", "lower": 0, "upper": 99}
@@ -157,6 +160,10 @@ def test_a_wrong_number_column_is_refused_with_its_name_and_a_remedy(change, wor
         ({"kind": "categorical", "categories": ["a", "(missing)"], "missing": True}, "missing = true"),
         ({"kind": "categorical", "categories": ["a", "b"], "aliases": {"c": "d"}}, "stands for 'd'"),
         ({"kind": "categorical", "categories": ["a", "b"], "aliases": {"a": "b"}}, "an alias and a category"),
+        ({"kind": "categorical", "categories": ["a", "b"], "hierarchy": {"a": "A"}}, "gives 'b' no group"),
+        ({"kind": "categorical", "categories": ["a", "b"], "hierarchy": {"a": "A", "c": "A"}}, "hierarchy holds 'c'"),
+        ({"kind": "categorical", "categories": ["a", "b"], "hierarchy": {"a": "A", "b": ""}}, "the group ''"),
+        ({"kind": "ordinal", "categories": ["a", "b"], "hierarchy": {"a": "A", "b": "A"}}, "does not go with"),
         ({"kind": "categorical", "categories": ["a", "?"], "missing_values": ["?"]}, "means missing"),
         ({"kind": "ordinal", "categories": ["a", "b"], "other": True}, "other does not go with"),
         ({"kind": "boolean", "true_values": ["1"]}, "only one of"),
@@ -248,3 +255,30 @@ def test_files_that_are_no_schema(tmp_path):
     (tmp_path / "latin.toml").write_bytes(b'description = "\xe9"')
     with pytest.raises(SchemaError, match="is not TOML"):
         Schema.from_toml(tmp_path / "latin.toml")
+
+
+def test_groups_follow_the_hierarchy_and_the_extra_codes_stand_alone():
+    column = {
+        "name": "icd",
+        "kind": "categorical",
+        "categories": ["E11", "C50.1", "C50.9", "E10"],
+        "hierarchy": {"C50.1": "breast", "C50.9": "breast", "E10": "diabetes", "E11": "diabetes"},
+        "other": True,
+        "missing": True,
+    }
+    schema = _schema(column)
+    assert schema.column("icd").group_codes == (0, 1, 1, 0, 2, 3)
+    assert Schema.from_mapping(json.loads(json.dumps(schema.to_mapping()))) == schema
+    assert _schema({key: column[key] for key in column if key != "hierarchy"}).column("icd").group_codes == ()
+
+
+def test_ten_thousand_categories_are_read_checked_and_encoded_in_no_time():
+    categories = [f"{number:05d}" for number in range(10_000)]
+    hierarchy = {category: category[:3] for category in categories}
+    column = {"name": "code", "kind": "categorical", "categories": categories, "hierarchy": hierarchy}
+    begin = time.process_time()
+    schema = _schema({**column, "aliases": {f"x{category}": category for category in categories}})
+    codes = Codec(schema).encode(pa.table({"code": [*categories, *(f"x{text}" for text in categories)]}), source="f")
+    assert time.process_time() - begin < 3.0, "something grows with the square of the categories"
+    assert codes[:, 0].tolist() == [*range(10_000), *range(10_000)]
+    assert len(set(schema.columns[0].group_codes)) == 100

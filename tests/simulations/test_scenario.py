@@ -15,7 +15,19 @@ from records.dataset import Records
 from simulations.scenario import DATA_VARIABLE, Scenario, ready_names, split
 from strategies.study_model import build_study_model, study_schema
 
-NAMES = ("adult", "breast_cancer", "heart_disease", "online_shoppers")
+NAMES = (
+    "adult",
+    "breast_cancer",
+    "breast_wdbc",
+    "cardio",
+    "cervical",
+    "diabetes130",
+    "heart_disease",
+    "ilpd",
+    "mnist",
+    "online_shoppers",
+    "pneumoniamnist",
+)
 
 
 def write(records: Records, path: Path) -> Path:

@@ -92,8 +92,8 @@ def test_the_coordinator_gets_exactly_the_sum(
     opened: list[np.ndarray] = []
     collect = SumCollector.collect
 
-    def watch_sum(self: SumCollector, request: Any) -> Any:
-        found = collect(self, request)
+    def watch_sum(self: SumCollector, request: Any, **more: Any) -> Any:
+        found = collect(self, request, **more)
         opened.append(found.total)
         return found
 

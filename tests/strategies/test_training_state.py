@@ -22,12 +22,22 @@ KINDS: dict[str, dict[str, Any]] = {
     "vae-descent": {"training": {"optimiser": "sgd", "momentum": 0.5}},
     "vae-no-momentum": {"training": {"optimiser": "sgd", "momentum": 0.0, "averaging": 0.0}},
     "gan": {"model": GAN},
+    "gan-counts": {"model": GAN | {"options": GAN["options"] | {"table_steps": 3}}, "counts": True},
+    "vaegan": {"model": {"family": "vaegan", "options": {"critic_widths": [4], "fake_batch": 16}}},
     "gan-shares": {"model": GAN | {"options": GAN["options"] | {"class_shares": [1.0, 3.0]}}},
 }
 
 
 def new(study: Study) -> ServerModel:
     return ServerModel(build_study_model(study), study.training)
+
+
+def learn(model: ServerModel) -> None:
+    """Learn from made-up counts, as a statistics round does."""
+    assert model.family.statistics is not None
+    made = torch.Generator().manual_seed(99)
+    means = torch.rand(model.family.statistics.dimension(1), generator=made, dtype=torch.float64)
+    model.learn_statistics(1, means, deviation=0.01, generator=made)
 
 
 def train(model: ServerModel, first: int, last: int) -> None:
@@ -47,8 +57,13 @@ def same(one: ServerModel, other: ServerModel) -> bool:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stop", [0, 1, 3, 4])
 def test_it_goes_on_bit_by_bit(tiny_study: MakeStudy, kind: str, stop: int) -> None:
-    study = tiny_study(**KINDS[kind])
+    sections = dict(KINDS[kind])
+    counts = sections.pop("counts", False)
+    study = tiny_study(**sections)
     whole, first, second = (new(study) for _ in range(3))
+    if counts:
+        learn(whole)
+        learn(first)
     train(whole, 1, 7)
     train(first, 1, stop)
     second.load_training_state(load(save(first.training_state())))

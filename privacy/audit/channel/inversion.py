@@ -2,7 +2,9 @@
 
 Two attacks, of which the second is made where the first does not explain what was seen:
 
-1. Without noise records can be read off exactly: :mod:`privacy.audit.channel.span_search`.
+1. Without noise records can be read off exactly, from what a decoder's gradient counts
+   (:mod:`privacy.audit.channel.code_counts`) or from the space that gradients span
+   (:mod:`privacy.audit.channel.span_search`).
 2. Under noise the likeliest cells are sought, by Gibbs sampling over records of the same kind that the attacker knows.
    Where the noise hides everything this ends at the most common categories, which is the best that anybody can do.
    Gradient matching (Zhu, Liu, Han 2019; Geiping, Bauermeister, Dröge, Moeller 2020) seeks real numbers instead; codes
@@ -20,7 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from privacy.audit.channel.span_search import Codes, InputGradient, Matrix, offsets_of, one_hot, span_search
+from privacy.audit.channel.code_counts import CodeSignals, counted_records
+from privacy.audit.channel.public_inputs import Codes, Matrix, PublicInputs, offsets_of, one_hot
+from privacy.audit.channel.span_search import InputGradient, explaining, span_search
 from protocol.errors import InputError
 
 _SWEEPS = 12
@@ -36,12 +40,16 @@ class Observation:
         layers: The parts of it that belong to layers which records enter.
         count: Number of records in the batch.
         noise: Standard deviation that the noise of a coordinate should have, in the unit of the clip norm's.
+        inputs: How records enter these layers; None for one-hot vectors.
+        signals: The part that belongs to a decoder's numbers per code; None where there are none.
     """
 
     vector: Matrix
     layers: Sequence[InputGradient]
     count: int
     noise: float
+    inputs: PublicInputs | None = None
+    signals: CodeSignals | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -131,10 +139,23 @@ def invert(observation: Observation, known: KnownRecords, *, generator: np.rando
             f"The sum has shape {observation.vector.shape}, the known gradients {known.gradients.shape}.",
             remedy="Use one model for both.",
         )
-    found = span_search(observation.layers, cardinalities=known.cardinalities, count=observation.count)
+    found = _read(observation, known.cardinalities)
     if found is not None:
         return Reconstruction(codes=found, exact=True)
     return Reconstruction(codes=_sampled(observation, known, generator), exact=False)
+
+
+def _read(observation: Observation, cardinalities: tuple[int, ...]) -> Codes | None:
+    """The records, read off exactly; None where no records explain what is seen."""
+    inputs, signals, count = observation.inputs, observation.signals, observation.count
+    present: Sequence[NDArray[np.int64]] = ()
+    if inputs is not None and signals is not None:
+        counted = counted_records(signals, inputs, count=count)
+        found = None if counted is None else explaining(observation.layers, counted, inputs, count=count)
+        if found is not None:
+            return found
+        present = signals.present(count=count)
+    return span_search(observation.layers, cardinalities=cardinalities, count=count, inputs=inputs, present=present)
 
 
 def _sampled(observation: Observation, known: KnownRecords, generator: np.random.Generator) -> Codes:

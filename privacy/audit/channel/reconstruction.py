@@ -16,7 +16,7 @@ from scipy import special
 from scipy.optimize import linear_sum_assignment
 
 from privacy.audit import trade_off
-from privacy.audit.channel.span_search import Codes
+from privacy.audit.channel.public_inputs import Codes
 from privacy.audit.finding import Interval
 from privacy.audit.intervals import significance
 from protocol.errors import InputError

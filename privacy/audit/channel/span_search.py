@@ -1,14 +1,15 @@
-"""Records read off the gradient of a linear layer that they enter as one-hot vectors: exact, and only without noise.
+"""Records read off the gradient of a linear layer that they enter through public features: exact, without noise only.
 
 The gradient of a linear layer is a sum, over records, of what entered it times the signal that came back. So every
-column of the gradient is a combination of the records' one-hot vectors, whatever the weights, the loss and the clip
-factors are, and with enough outputs these columns span the same space as the records. A vector of zeros and ones with
-a single one per column of the table lies in that space by accident only. The search goes through the table's columns
-from left to right and keeps the beginnings of records that lie in the space.
+column of the gradient is a combination of the records' feature vectors, whatever the weights, the loss and the clip
+factors are, and with enough outputs these columns span the same space as the records. The vector of another record
+lies in that space by accident only. The search goes through the table's columns in the order in which the model
+generates them, and keeps the beginnings of records that lie in the space.
 
-Where a layer's outputs are the logits of a column, less is left to search: once the beginnings of all records are
-known, least squares gives every record's own signal, which is negative at the code that the record has and positive
-at all others.
+Where a layer's outputs are added up to the logits of a column, less is left to search: once the beginnings of all
+records are known, least squares gives every record's own signal, which is negative at the code that the record has and
+positive at all others; or, where codes share features, at the features of that code. Codes that share all features are
+told apart by nothing here: the caller says which codes the batch has.
 
 Sources: Phong, Aono, Hayashi, Wang, Moriai 2018, section 3 (inputs from the gradient of a linear layer); Dimitrov,
 Baader, Müller, Vechev 2024 (batches from its low rank); Zhao, Mopuri, Bilen 2020 (labels from the signs of signals).
@@ -20,10 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.audit.channel.public_inputs import Codes, Matrix, PublicInputs, extended, indicators
 from protocol.errors import InputError
-
-Codes = NDArray[np.int32]
-Matrix = NDArray[np.float64]
 
 _IN_SPAN = 1e-5  # squared distance from the space, over the squared length of the vector
 _LEAST_SINGULAR = 1e-5  # below that share of the largest singular value there is rounding only
@@ -37,9 +36,9 @@ class InputGradient:
     """The gradient of a linear layer that the first columns of a record enter.
 
     Attributes:
-        entered: Number of columns of the table that enter, from the left, at least 1.
-        rows: float64 [places, outputs], one row for each code of these columns, in order.
-        logits: Whether the outputs are added up to the logits of the next column.
+        entered: Number of columns that enter, from the first in the model's order, at least 1.
+        rows: float64 [features, outputs], one row for each feature of these columns, in order.
+        logits: Whether the outputs, one for each feature of the next column, are added up to its logits.
     """
 
     entered: int
@@ -47,19 +46,29 @@ class InputGradient:
     logits: bool = False
 
 
-def span_search(layers: Sequence[InputGradient], *, cardinalities: Sequence[int], count: int) -> Codes | None:
+def span_search(
+    layers: Sequence[InputGradient],
+    *,
+    cardinalities: Sequence[int],
+    count: int,
+    inputs: PublicInputs | None = None,
+    present: Sequence[NDArray[np.int64]] = (),
+) -> Codes | None:
     """Reconstruct the records of a batch from gradients without noise.
 
     Args:
         layers: The layers that records enter, with gradients summed over the batch.
         cardinalities: Number of codes of every column.
         count: Number of records in the batch, at least 1.
+        inputs: How records enter; None for one-hot vectors.
+        present: For every column, in the order of ``inputs``, the codes that the batch may have; it counts where codes
+            share features. Empty for all.
 
     Returns:
         int32 [count, columns] in any order; None where no such records explain the gradients.
 
     Raises:
-        InputError: If ``count`` is below 1, or a gradient has another number of rows than its columns have codes.
+        InputError: If ``count`` is below 1, or a gradient has another number of rows than its columns have features.
 
     Example:
         >>> inputs = np.array([[1.0, 0.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.0, 1.0]])  # codes (0, 0) and (1, 1)
@@ -68,53 +77,68 @@ def span_search(layers: Sequence[InputGradient], *, cardinalities: Sequence[int]
         >>> span_search([layer], cardinalities=(3, 2), count=2).tolist()
         [[0, 0], [1, 1]]
     """
-    offsets = offsets_of(cardinalities)
-    if count < 1 or any(len(each.rows) != offsets[each.entered] for each in layers):
+    inputs = indicators(cardinalities) if inputs is None else inputs
+    if count < 1 or any(len(each.rows) != inputs.offsets[each.entered] for each in layers):
         raise InputError(
             f"{count} records, and gradients of {[each.rows.shape for each in layers]}.",
-            remedy="Give at least one record, and one row for each code that enters.",
+            remedy="Give at least one record, and one row for each code, or feature of codes, that enters.",
         )
     found = np.zeros((1, 0), dtype=np.int32)
-    for column, codes in enumerate(cardinalities):
-        found = _longer(found, layers, offsets, codes=codes, column=column, count=count)
+    for column, features in enumerate(inputs.features):
+        codes = np.arange(len(features)) if not present or inputs.identity(column) else present[column]
+        found = _longer(found, layers, inputs, codes=codes, count=count)
         if not 1 <= len(found) <= _MOST_BEGINNINGS:
             return None
-    return _explaining(layers, found, offsets, count)
+    return explaining(layers, found, inputs, count=count)
 
 
-def offsets_of(cardinalities: Sequence[int]) -> NDArray[np.int64]:
-    """Where the block of each column begins in a one-hot vector, and the length of the whole, [columns + 1]."""
-    return np.concatenate([[0], np.cumsum(cardinalities)]).astype(np.int64)
+def explaining(layers: Sequence[InputGradient], found: Codes, inputs: PublicInputs, *, count: int) -> Codes | None:
+    """As many records as there are, out of those found, some of them repeated.
 
+    Args:
+        layers: The layers that records enter.
+        found: int32 [m, columns], columns in the order of ``inputs``.
+        inputs: How records enter.
+        count: Number of records in the batch.
 
-def one_hot(codes: Codes, offsets: NDArray[np.int64]) -> Matrix:
-    """One-hot vectors, float64 [n, places], of codes [n, columns]; column j starts at place ``offsets[j]``."""
-    columns = codes.shape[1]
-    vectors = np.zeros((len(codes), int(offsets[columns])))
-    np.put_along_axis(vectors, codes + offsets[:columns], 1.0, axis=1)
-    return vectors
+    Returns:
+        int32 [count, columns], columns in the order of the table; None where they do not explain what was seen.
+    """
+    if len(found) > count:
+        # Records whose codes share all features explain the same: one of them stands for all.
+        found = found[np.sort(np.unique(inputs.vectors(found), axis=0, return_index=True)[1])]
+    unexplained, used = _fit(layers, found, inputs)
+    if len(found) > count:
+        found = _most_used(found, used, count)
+        unexplained, used = _fit(layers, found, inputs)
+    if unexplained > _UNEXPLAINED:
+        return None
+    copies = np.ones(len(found), dtype=np.int64)
+    for _ in range(count - len(found)):
+        copies[np.argmax(used / copies)] += 1
+    return inputs.restored(np.repeat(found, copies, axis=0))
 
 
 def _longer(
-    found: Codes,
-    layers: Sequence[InputGradient],
-    offsets: NDArray[np.int64],
-    *,
-    codes: int,
-    column: int,
-    count: int,
+    found: Codes, layers: Sequence[InputGradient], inputs: PublicInputs, *, codes: NDArray[np.int64], count: int
 ) -> Codes:
     """The beginnings with a code of the next column behind them; none where that column cannot be told."""
-    signal = _signals(layers, found, offsets)
-    if signal is not None and len(found) == count:
-        return _read_off(found, signal)
-    basis = _basis(layers, offsets, column + 1, count)
-    longer = found[:0] if basis is None else _in_span(_extended(found, codes), basis, offsets, count)
-    return longer if len(longer) or signal is None else _read_off(found, signal)
+    column = found.shape[1]
+    signal = _signals(layers, found, inputs)
+    # Neighbours on a line share features, so that a signal tells them roughly: the space is asked first.
+    if signal is not None and len(found) == count and inputs.identity(column):
+        return _read_off(found, signal, codes)
+    if not len(codes):
+        return found[:0]
+    basis = _basis(layers, inputs.offsets, column + 1, count)
+    longer = found[:0] if basis is None else _in_span(extended(found, codes), basis, inputs, count)
+    if len(longer) or signal is None:
+        return longer
+    return _read_off(found, signal @ inputs.features[column][codes].T, codes)
 
 
 def _basis(layers: Sequence[InputGradient], offsets: NDArray[np.int64], columns: int, count: int) -> Matrix | None:
-    """An orthonormal basis [places, rank] of what is seen of the first columns; None where it may be a part of it."""
+    """An orthonormal basis [features, rank] of what is seen of the first columns; None where it may be part of it."""
     covering = [each for each in layers if each.entered >= columns]
     # The signals of logits add up to zero, so that one output tells nothing.
     if sum(each.rows.shape[1] - each.logits for each in covering) < count:
@@ -126,61 +150,43 @@ def _basis(layers: Sequence[InputGradient], offsets: NDArray[np.int64], columns:
     return basis
 
 
-def _extended(found: Codes, codes: int) -> Codes:
-    """Every beginning with every code of the next column behind it."""
-    last = np.tile(np.arange(codes, dtype=np.int32), len(found))
-    return np.column_stack([np.repeat(found, codes, axis=0), last]).astype(np.int32)
-
-
-def _in_span(found: Codes, basis: Matrix, offsets: NDArray[np.int64], count: int) -> Codes:
+def _in_span(found: Codes, basis: Matrix, inputs: PublicInputs, count: int) -> Codes:
     """The beginnings that lie in the space; where they are too many and independent, those that are used."""
-    projected = np.zeros((len(found), basis.shape[1]))
-    for column in range(found.shape[1]):
-        projected += basis[found[:, column] + offsets[column]]
-    inside = np.flatnonzero(1.0 - np.square(projected).sum(axis=1) / found.shape[1] < _IN_SPAN)
+    projected, squares = np.zeros((len(found), basis.shape[1])), np.zeros(len(found))
+    for column, features in enumerate(inputs.features[: found.shape[1]]):
+        block = slice(inputs.offsets[column], inputs.offsets[column + 1])
+        projected += (features @ basis[block])[found[:, column]]
+        squares += np.square(features).sum(axis=1)[found[:, column]]
+    inside = np.flatnonzero(1.0 - np.square(projected).sum(axis=1) / squares < _IN_SPAN)
     kept: Codes = found[inside]
     if not count < len(kept) <= basis.shape[0]:
         return kept
-    inputs = one_hot(kept, offsets)
-    if np.linalg.matrix_rank(inputs) < len(kept):
+    vectors = inputs.vectors(kept)
+    if np.linalg.matrix_rank(vectors) < len(kept):
         return kept
-    used = np.linalg.norm(np.linalg.lstsq(inputs.T, basis, rcond=None)[0], axis=1)
+    used = np.linalg.norm(np.linalg.lstsq(vectors.T, basis, rcond=None)[0], axis=1)
     return _most_used(kept, used, count)
 
 
-def _signals(layers: Sequence[InputGradient], found: Codes, offsets: NDArray[np.int64]) -> Matrix | None:
-    """The signal at the next column's logits for every beginning, [beginnings, codes]; None where no layer shows it."""
+def _signals(layers: Sequence[InputGradient], found: Codes, inputs: PublicInputs) -> Matrix | None:
+    """The signal at the next column's features, [beginnings, features]; None where no layer shows it."""
     layer = next((each for each in layers if each.logits and each.entered == found.shape[1]), None)
-    return None if layer is None else _solved(one_hot(found, offsets), layer.rows)
+    return None if layer is None else _solved(inputs.vectors(found), layer.rows)
 
 
-def _read_off(found: Codes, signal: Matrix) -> Codes:
-    """Every beginning with the codes at which its signal is negative behind it."""
+def _read_off(found: Codes, signal: Matrix, codes: NDArray[np.int64]) -> Codes:
+    """Every beginning with the codes at which its signal, [beginnings, codes], is negative behind it."""
     taken = signal < -_LEAST_SIGNAL * np.abs(signal).max(initial=1e-300)
     taken[np.arange(len(signal)), signal.argmin(axis=1)] = True
-    which, codes = np.nonzero(taken)
-    return np.column_stack([found[which], codes]).astype(np.int32)
+    which, places = np.nonzero(taken)
+    return np.column_stack([found[which], codes[places]]).astype(np.int32)
 
 
-def _explaining(layers: Sequence[InputGradient], found: Codes, offsets: NDArray[np.int64], count: int) -> Codes | None:
-    """As many records as there are, some of them repeated; None where they do not explain what was seen."""
-    unexplained, used = _fit(layers, found, offsets)
-    if len(found) > count:
-        found = _most_used(found, used, count)
-        unexplained, used = _fit(layers, found, offsets)
-    if unexplained > _UNEXPLAINED:
-        return None
-    copies = np.ones(len(found), dtype=np.int64)
-    for _ in range(count - len(found)):
-        copies[np.argmax(used / copies)] += 1
-    return np.repeat(found, copies, axis=0)
-
-
-def _fit(layers: Sequence[InputGradient], found: Codes, offsets: NDArray[np.int64]) -> tuple[float, Matrix]:
+def _fit(layers: Sequence[InputGradient], found: Codes, inputs: PublicInputs) -> tuple[float, Matrix]:
     """The share of the gradients' norm that records do not explain, and the norm of each record's signals."""
-    inputs, used, left, seen = one_hot(found, offsets), np.zeros(len(found)), 0.0, 0.0
+    vectors, used, left, seen = inputs.vectors(found), np.zeros(len(found)), 0.0, 0.0
     for each in layers:
-        beginnings = inputs[:, : offsets[each.entered]]
+        beginnings = vectors[:, : inputs.offsets[each.entered]]
         signal = _solved(beginnings, each.rows)
         used += np.square(signal).sum(axis=1)
         left += float(np.square(each.rows - beginnings.T @ signal).sum())

@@ -29,6 +29,7 @@ from privacy.audit.intervals import auroc, scores_of
 from privacy.audit.model.reference_attack import outdone_share
 from privacy.audit.one_run import Guesses
 from privacy.audit.verdict import Measure, Shown, judge
+from privacy.calibration import StatisticsShare
 from protocol.errors import InputError
 
 CONTROL_CONFIDENCE = 0.999
@@ -127,6 +128,7 @@ class ClaimedSteps:
         sample_rate: Probability that a unit takes part in a step.
         steps: Number of steps.
         confidence: Of what is shown on the subject, in (0, 1).
+        statistics: Rounds of statistics beside the steps.
     """
 
     claim: Claim
@@ -134,6 +136,7 @@ class ClaimedSteps:
     sample_rate: float
     steps: int
     confidence: float
+    statistics: StatisticsShare | None = None
 
     @cached_property
     def curve(self) -> trade_off.Curve:
@@ -142,7 +145,7 @@ class ClaimedSteps:
 
     @cached_property
     def _family(self) -> trade_off.Family:
-        return trade_off.sampled_gaussian(self.sample_rate, self.steps)
+        return trade_off.sampled_gaussian(self.sample_rate, self.steps, statistics=self.statistics)
 
     def refutes(self, guesses: Guesses, confidence: float) -> bool:
         """Whether the counts refute the claimed trade-off function."""
@@ -166,7 +169,9 @@ class ClaimedSteps:
             middle = (low + high) // 2
             refuted = f_dp.refutes(guesses, self._family.curve(strengths[middle]), confidence=confidence)
             low, high = (middle, high) if refuted else (low, middle)
-        return _epsilon(self.sample_rate, self.steps, strengths[low], self.claim.delta) if low >= 0 else 0.0
+        if low < 0:
+            return 0.0
+        return _epsilon(self.sample_rate, self.steps, strengths[low], self.claim.delta, self.statistics)
 
     def refutes_any(self, guesses: Guesses, confidence: float) -> bool:
         """Whether the counts refute epsilon and delta, whatever the mechanism."""
@@ -374,8 +379,10 @@ def _numbers(canaries: int) -> list[int]:
 
 
 @lru_cache(maxsize=256)
-def _epsilon(sample_rate: float, steps: int, strength: float, delta: float) -> float:
-    return trade_off.sampled_gaussian(sample_rate, steps).epsilon(strength, delta)
+def _epsilon(
+    sample_rate: float, steps: int, strength: float, delta: float, statistics: StatisticsShare | None
+) -> float:
+    return trade_off.sampled_gaussian(sample_rate, steps, statistics=statistics).epsilon(strength, delta)
 
 
 def _percent(interval: Interval) -> str:

@@ -6,19 +6,20 @@ then comes from the other records and from luck. Privacy bounds how much more ma
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from privacy.audit.channel.inversion import KnownRecords, Reconstruction, invert
+from privacy.audit.channel.public_inputs import Codes
 from privacy.audit.channel.reconstruction import epsilon_bound, right_cells, share_interval
-from privacy.audit.channel.span_search import Codes
 from privacy.audit.finding import Claim, Interval
 from privacy.audit.verdict import Measure, Shown
 from protocol.errors import InputError
 from protocol.randomness import RandomSource
 from protocol.study import Study
+from protocol.terms import ContributionKind
 from records.dataset import Records
 from simulations.audit.channel.twin import ChannelTwin, Setting
 from simulations.audit.model.pool import public_law, unit_of_rows
@@ -185,9 +186,16 @@ class ChannelAttacker:
 
 
 def _gradients(study: Study, codes: Codes, *, random: RandomSource) -> NDArray[np.float32]:
-    """What a site with one record alone would send without noise, for each of several records, [n, d]."""
+    """What a site with one record alone would send without noise, for each of several records, [n, d].
+
+    Where it would send a change of the weights, fakes may be in it: the gradient at the weights it starts from is then
+    clearer, and in the same unit.
+    """
     alone = ChannelTwin(study=study, setting=Setting.NO_PROTECTION, batch=1)
-    rows = np.empty((len(codes), len(alone.weights)), dtype=np.float32)
+    if alone.takes_fakes:
+        training = replace(study.training, strategy=ContributionKind.GRADIENTS)
+        alone = replace(alone, study=replace(study, training=training))
+    rows = np.empty((len(codes), alone.dimension), dtype=np.float32)
     for place in range(len(codes)):
         rows[place] = alone.observe(codes[place : place + 1], random=random.child("record", place)).vector
     return rows
@@ -195,9 +203,14 @@ def _gradients(study: Study, codes: Codes, *, random: RandomSource) -> NDArray[n
 
 def _pool(study: Study, records: Records | None, generator: np.random.Generator) -> Codes:
     """Records to attack with and to attack, one of each unit, in random order, [n, columns]."""
+    if study_schema(study).image is not None:
+        raise InputError(
+            "The attack on the channel knows records without images.",
+            remedy="Audit the mechanism and the model of this study: cloister audit mechanism, cloister audit model.",
+        )
     if records is None:
         return public_law(study_schema(study).cardinalities, generator=generator)(_SYNTHETIC)
-    if records.schema != study_schema(study):
+    if replace(records.schema, site_column=None) != replace(study_schema(study), site_column=None):
         raise InputError("The records have another schema than the study.", remedy="Encode them with the study's.")
     first = np.unique(unit_of_rows(study, records), return_index=True)[1]
     if len(first) < _FEWEST_RECORDS:

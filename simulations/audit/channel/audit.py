@@ -9,7 +9,8 @@ probability of at most five per cent. The settings without noise are its broken 
 
 A cell of the table that is right counts as a success; see :mod:`simulations.audit.channel.attacker` for baseline and
 control. For the strategy ``updates`` what is sent is a change of the weights after a few local steps; the attack takes
-it for gradients at the weights that were sent out. Other strategies have no gradients, and no study has them yet.
+it for gradients at the weights that were sent out, less what fakes add on average, where sites draw some. Rounds of
+statistics have no gradients and are not attacked here.
 """
 
 import math
@@ -26,7 +27,7 @@ from privacy.plan import PrivacyPlan
 from protocol.errors import CloisterError, InputError
 from protocol.randomness import RandomSource
 from protocol.study import Study
-from protocol.terms import Sampler
+from protocol.terms import ContributionKind, Sampler
 from records.dataset import Records
 from simulations.audit.channel.attacker import (
     ChannelAttacker,
@@ -37,6 +38,7 @@ from simulations.audit.channel.attacker import (
 )
 from simulations.audit.channel.twin import ChannelTwin, Setting
 from simulations.audit.model.claimed_noise import claimed_noise
+from simulations.federation import unbound
 
 ATTACK = "gradient inversion"
 ERROR = 0.05  # chance of a false alarm, all findings together
@@ -98,6 +100,11 @@ def channel_audit(
             f"batches {list(batches)}, {rounds} rounds, a budget of {budget}.",
             remedy=f"Give batches of at least 1 record, at least {FEWEST_ROUNDS} rounds, and some seconds.",
         )
+    if study.training.strategy is ContributionKind.STATISTICS:
+        raise InputError(
+            "The study has statistics alone, and gradient inversion needs gradients.",
+            remedy="Audit its mechanism, which covers statistics, or its release.",
+        )
     study = _calibrated(study)
     attacker = ChannelAttacker(study, records, random=random)
     cases = [(False, batch) for batch in batches] + [(True, 1)]
@@ -144,6 +151,7 @@ def subject_of(twin: ChannelTwin) -> str:
 
 def _calibrated(study: Study) -> Study:
     """The same study with its noise spelled out, so that it is found once."""
+    study = unbound(study)
     plan = PrivacyPlan.from_study(study)
     privacy = replace(study.privacy, epsilon=None, noise_multiplier=plan.noise_multiplier, delta=plan.delta)
     return replace(study, privacy=privacy)

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from evaluation.page.inline import drawing
+from privacy.audit.channel.public_inputs import Codes
 from privacy.audit.channel.reconstruction import matched
-from privacy.audit.channel.span_search import Codes
 from protocol.errors import InputError
 from protocol.randomness import RandomSource
 from protocol.study import Study

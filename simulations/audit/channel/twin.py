@@ -12,23 +12,27 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from client.training import Trainer
 from models.family import Family
 from privacy.audit.channel.inversion import Observation
-from privacy.audit.channel.span_search import Codes, InputGradient
+from privacy.audit.channel.public_inputs import Codes
+from privacy.dp_sgd import parameter_count
 from privacy.plan import PrivacyPlan
 from privacy.shares import FEWEST_SITES
 from protocol.errors import InputError
-from protocol.randomness import RandomSource
+from protocol.randomness import DeterministicRandom, RandomSource
 from protocol.study import FederationTerms, Study
 from protocol.terms import ContributionKind, NoiseOrigin, Trust, Unit
 from records.dataset import Records
 from records.schema import Schema
+from simulations.audit.channel.layers import code_signals, input_layers, public_inputs
+from strategies.server_model import ServerModel
 from strategies.study_model import build_study_model, study_schema
 
 MOST_SITES = 10
+_WALKS = 48  # of a site without records, from which the attacker learns what fakes add
+_OWN_FAKES = 0x0A77ACCE  # seed of these walks: any would do
 _CPU = torch.device("cpu")
 
 
@@ -103,10 +107,16 @@ class ChannelTwin:
 
     @cached_property
     def weights(self) -> NDArray[np.float32]:
-        """The weights that the first round sends to the sites, [d]; anybody can compute them from the study."""
-        with torch.no_grad():
-            trainable = [each for each in self._family.shared.parameters() if each.requires_grad]
-            return nn.utils.parameters_to_vector(trainable).numpy().copy()
+        """What the first round sends to the sites, with the weights behind it that they need beside the shared ones.
+
+        Anybody can compute it from the study.
+        """
+        return ServerModel(self._family, self.study.training).weights()
+
+    @cached_property
+    def dimension(self) -> int:
+        """Number of coordinates of what is seen: of shared weights."""
+        return parameter_count(self._family.shared)
 
     def observe(self, codes: Codes, *, random: RandomSource, left_out: int | None = None) -> Observation:
         """Let sites contribute, and return what is seen.
@@ -121,14 +131,24 @@ class ChannelTwin:
         """
         if len(codes) != self.records:
             raise InputError(f"{len(codes)} records for a sum of {self.records}.", remedy="Give as many.")
-        total = np.zeros(len(self.weights), dtype=np.int64)
+        total = np.zeros(self.dimension, dtype=np.int64)
         present = np.arange(len(codes)) != (-1 if left_out is None else left_out)
         for site in range(self.sites):
             rows = np.arange(site * self.batch, (site + 1) * self.batch)
             total += self._contribution(codes[rows[present[rows]]], random=random.child("site", site))
         vector = total.astype(np.float64) * self._scale
-        layers = input_layers(self._family, vector)
-        return Observation(vector=vector, layers=layers, count=self.records, noise=self._noise)
+        noise = self._noise
+        if self.takes_fakes:
+            expected, spread = self._expected_fakes
+            vector, noise = vector - expected, math.hypot(noise, spread)
+        return Observation(
+            vector=vector,
+            layers=input_layers(self._family, vector),
+            count=self.records,
+            noise=noise,
+            inputs=public_inputs(self._family),
+            signals=code_signals(self._family, vector),
+        )
 
     def _contribution(self, codes: Codes, *, random: RandomSource) -> NDArray[np.int64]:
         """What a site sends, in grid steps, before any mask: as the door makes it."""
@@ -143,6 +163,28 @@ class ChannelTwin:
         return self.plan.update_grid(trainer.dimension).quantise(change)
 
     @cached_property
+    def takes_fakes(self) -> bool:
+        """Whether a site's own steps also follow gradients on fakes, which it draws by itself."""
+        if self.study.training.strategy is not ContributionKind.UPDATES:
+            return False
+        public = self._family.public_gradient(
+            clip_norm=self.study.privacy.clip_norm, generator=torch.Generator().manual_seed(0)
+        )
+        return public is not None
+
+    @cached_property
+    def _expected_fakes(self) -> tuple[NDArray[np.float64], float]:
+        """What fakes add to what is seen, [d], and the standard deviation of a coordinate.
+
+        Whoever has the weights can draw fakes too; the attacker's own are not those of the sites.
+        """
+        bare, nobody = replace(self, setting=Setting.NO_PROTECTION), np.zeros((0, len(self._schema.columns)), np.int32)
+        own = DeterministicRandom(_OWN_FAKES)
+        walks = [bare._contribution(nobody, random=own.child(walk)) * bare._scale for walk in range(_WALKS)]
+        spread = math.sqrt(self.sites * float(np.var(walks, axis=0, ddof=1).mean()) * (1.0 + self.sites / _WALKS))
+        return self.sites * np.mean(walks, axis=0), spread
+
+    @cached_property
     def _family(self) -> Family:
         return build_study_model(self.study)
 
@@ -153,7 +195,7 @@ class ChannelTwin:
     @cached_property
     def _scale(self) -> float:
         """From grid steps to a sum of clipped gradients; a change of the weights is taken for steps in one place."""
-        training, dimension = self.study.training, len(self.weights)
+        training, dimension = self.study.training, self.dimension
         if training.strategy is ContributionKind.GRADIENTS:
             return self.plan.step_mechanism(dimension).grid.step
         walked = training.local_learning_rate * training.local_steps / self.plan.expected_units_per_site
@@ -162,43 +204,7 @@ class ChannelTwin:
     @cached_property
     def _noise(self) -> float:
         """Standard deviation of the noise of a coordinate of the sum."""
-        mechanism = self.plan.step_mechanism(len(self.weights))
+        mechanism = self.plan.step_mechanism(self.dimension)
         noise = mechanism.sigma * mechanism.grid.step * math.sqrt(self.sites)
         steps = self.study.training.local_steps
         return noise if self.study.training.strategy is ContributionKind.GRADIENTS else noise / math.sqrt(steps)
-
-
-def input_layers(family: Family, vector: NDArray[np.float64]) -> tuple[InputGradient, ...]:
-    """The gradients of the layers that one-hot records enter.
-
-    Args:
-        family: The model.
-        vector: Gradient of its shared part, flat [d].
-
-    Returns:
-        For a variational auto-encoder, the encoder's first layer and the decoder's layers between columns; for an
-        adversarial network, the critic's first layer.
-
-    Raises:
-        InputError: If the family is unknown to the attack.
-    """
-    parts: dict[str, NDArray[np.float64]] = {}
-    start = 0
-    for name, parameter in family.shared.named_parameters():
-        if parameter.requires_grad:
-            parts[name] = vector[start : start + parameter.numel()].reshape(tuple(parameter.shape))
-            start += parameter.numel()
-    columns = family.layout.columns
-    if "0.weight" in parts:
-        return (InputGradient(entered=columns, rows=parts["0.weight"].T),)
-    if "encoder.0.weight" not in parts:
-        raise InputError(f"The family {type(family).__name__} has no layer known here.", remedy="Use vae or gan.")
-    heads = (f"decoder.column_heads.{column - 1}.weight" for column in range(1, columns))
-    return (
-        InputGradient(entered=columns, rows=parts["encoder.0.weight"]),
-        *(
-            InputGradient(entered=column, rows=parts[name], logits=True)
-            for column, name in enumerate(heads, start=1)
-            if name in parts
-        ),
-    )

@@ -126,7 +126,9 @@ class Assessment:
     unseen: Mapping[str, tuple[int, int]]
 
 
-def assess(evidence: Evidence, study: Study, claim: Claim, *, compose_all: bool = False) -> Assessment:
+def assess(
+    evidence: Evidence, study: Study, claim: Claim, *, compose_all: bool = False, share: float = 1.0
+) -> Assessment:
     """Work out all bounds and tests.
 
     Args:
@@ -134,16 +136,17 @@ def assess(evidence: Evidence, study: Study, claim: Claim, *, compose_all: bool 
         study: The study.
         claim: What is promised.
         compose_all: Whether to compose bounds too that are surely below the claim.
+        share: Of the probability of a false alarm that an audit may have; below one where it has several stages.
     """
     plan = PrivacyPlan.from_study(study)
     names = list(dict.fromkeys(name for (name, _), views in evidence.views.items() if views[0].bounds))
-    rate = measured_rate(evidence, study, error=BOUND_ERROR * _RATE_SHARE, side=Side.LOWER).low
-    error = BOUND_ERROR * (1.0 - _RATE_SHARE) / max(1, len(names))
+    rate = measured_rate(evidence, study, error=share * BOUND_ERROR * _RATE_SHARE, side=Side.LOWER).low
+    error = share * BOUND_ERROR * (1.0 - _RATE_SHARE) / max(1, len(names))
     bounds = tuple(
         _view_bound(evidence, plan, claim, name, error=error, rate=rate, compose_all=compose_all) for name in names
     )
     checks = tuple(all_checks(evidence))
-    failed = failures(checks, error=RESIDUAL_ERROR)
+    failed = failures(checks, error=share * RESIDUAL_ERROR)
     above = [f"{LOWER_BOUND} from {bound.name}" for bound in bounds if bound.lower_bound > claim.epsilon]
     alarms = (*above, *dict.fromkeys(str(check.what) for check in failed))
     unseen = {
@@ -170,6 +173,7 @@ def compose(plan: PrivacyPlan, claim: Claim, *, noise: float, rate: float) -> fl
         noise: Upper bound on the noise multiplier of a step.
         rate: Lower bound on the sample rate.
     """
+    # Of one stage: a bound on a part of what a study costs is a bound on the whole.
     event, rounds = plan.round_event, plan.study.training.rounds
     return composed_epsilon(
         max(noise, _LEAST_NOISE * plan.noise_multiplier),

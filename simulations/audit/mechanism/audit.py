@@ -16,28 +16,34 @@ it has the study's own, of which the stated number drops out of every round and 
 number of records is that of the canaries it holds, and differs from site to site. The number of rounds is the
 auditor's.
 
-Not audited, because Cloister does not have them yet: contributions of statistics, and preprocessing under differential
-privacy. A study cannot ask for either. Whoever adds one adds its canaries (records that move its sum by a known vector)
-to :mod:`simulations.audit.mechanism.canary_family`, its releases to :mod:`simulations.audit.mechanism.views`, and a
-broken twin that charges it to nobody to :mod:`simulations.audit.mechanism.mutants`; bounds, tests and findings stay as
-they are.
+A study with rounds of statistics before its training is audited stage by stage: each stage is run as a study of its own
+with its own broken twins, and each lower bound is held against the claim of the whole. In a twin of statistics every
+round is like the family's first; what a later round asks for passes through the same bound, noise and ledger.
+
+Not audited, because Cloister does not have it yet: preprocessing under differential privacy. A study cannot ask for it.
+Whoever adds it adds its canaries (records that move its sum by a known vector) to
+:mod:`simulations.audit.mechanism.canary_family`, its releases to :mod:`simulations.audit.mechanism.views`, and a broken
+twin that charges it to nobody to :mod:`simulations.audit.mechanism.mutants`; bounds, tests and findings stay as they
+are.
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from privacy.audit.finding import Claim, Finding
 from privacy.plan import PrivacyPlan
 from protocol.errors import CloisterError, PrivacyError
 from protocol.randomness import RandomSource
 from protocol.study import Study
+from protocol.terms import ContributionKind
 from simulations.audit.mechanism.assessment import Assessment, ViewBound, assess
 from simulations.audit.mechanism.catching import CAUGHT_BY, convincing, unconvinced
 from simulations.audit.mechanism.control import suffices
 from simulations.audit.mechanism.evidence import Effort, Evidence, gather
 from simulations.audit.mechanism.findings import bound_findings, broken_off, mutant_finding, residual_findings
-from simulations.audit.mechanism.mutants import CONTROL, mutants_of
+from simulations.audit.mechanism.mutants import CONTROL, Mutant, mutants_of
+from simulations.audit.mechanism.run import stage_studies
 from simulations.audit.mechanism.twin import HONEST, Parts
 from simulations.audit.mechanism.wording import outcome_of
 
@@ -58,6 +64,7 @@ class Caught:
         problem: Why it could not be audited, or what else failed on it; mostly empty. A defect that stops a twin is
             none that was found.
         control: What canaries showed of the twin without noise; nothing of any other.
+        kind: What the twin's sites contribute.
     """
 
     mutant: str
@@ -66,6 +73,7 @@ class Caught:
     processor_seconds: float
     problem: str = ""
     control: tuple[ViewBound, ...] = field(default=(), repr=False, compare=False)
+    kind: ContributionKind | None = None
 
 
 def claim_of(study: Study) -> Claim:
@@ -80,7 +88,7 @@ def claim_of(study: Study) -> Claim:
         raise PrivacyError(
             "The study adds no secret noise and so promises nothing.", remedy="Audit a study that makes a claim."
         )
-    statement = plan.statement(rounds=study.training.rounds, simulated=True)
+    statement = plan.statement(rounds=plan.rounds, simulated=True)
     return Claim(epsilon=statement.epsilon, delta=statement.delta, relation=statement.relation)
 
 
@@ -92,7 +100,7 @@ def catch_mutants(
     Args:
         study: The study.
         random: Source of the auditor's own draws.
-        names: Which; None for all that apply.
+        names: Which, as of :func:`broken_twins`; None for all that apply.
         effort: Size of each audit.
 
     Raises:
@@ -100,18 +108,35 @@ def catch_mutants(
     """
     claim = claim_of(study)
     return tuple(
-        audit_twin(
-            study,
-            claim,
-            name=mutant.name,
-            parts=mutant.parts,
-            effort=effort,
-            random=random,
-            caught_by=CAUGHT_BY.get(mutant.name, ()),
+        replace(
+            audit_twin(
+                part,
+                claim,
+                name=name,
+                parts=mutant.parts,
+                effort=effort,
+                random=random,
+                caught_by=CAUGHT_BY.get(mutant.name, ()),
+            ),
+            kind=part.training.strategy,
         )
-        for mutant in mutants_of(study)
-        if names is None or mutant.name in names
+        for name, part, mutant in _broken_twins(study)
+        if names is None or name in names
     )
+
+
+def broken_twins(study: Study) -> tuple[str, ...]:
+    """Return the names of the broken twins of a study, of all of its stages."""
+    return tuple(name for name, _, _ in _broken_twins(study))
+
+
+def _broken_twins(study: Study) -> Iterator[tuple[str, Study, Mutant]]:
+    """Yield name, stage and defect; of two stages, the name of the first says which it is."""
+    parts = stage_studies(study)
+    for part in parts:
+        of = "" if part is parts[0] else f"{part.training.strategy.value}: "
+        for mutant in mutants_of(part):
+            yield f"{of}{mutant.name}", part, mutant
 
 
 def audit_twin(
@@ -197,21 +222,42 @@ def mechanism_audit(
     missed = [each.mutant for each in caught if not each.tests]
     if not caught:
         missed = ["a broken twin (none was audited)"]
+    parts = stage_studies(study)
+    found: list[Finding] = []
+    for part in parts:
+        own = [each for each in caught if each.kind in (None, part.training.strategy)]
+        named = part if part is parts[0] else replace(part, name=f"{part.name[:50]}-{part.training.strategy.value}")
+        budget = budget_seconds / len(parts)
+        found += _stage_findings(
+            named, claim, own, missed=missed, random=random, budget=budget, effort=effort, share=1.0 / len(parts)
+        )
+    return (*found, mutant_finding(caught, study, claim))
+
+
+def _stage_findings(
+    study: Study,
+    claim: Claim,
+    caught: Sequence[Caught],
+    *,
+    missed: Sequence[str],
+    random: RandomSource,
+    budget: float,
+    effort: Effort,
+    share: float,
+) -> Iterator[Finding]:
+    """Audit the twin of a study of one stage as it is; ``share`` is its part of the probability of a false alarm."""
     begin = time.monotonic()
     try:
-        evidence = collect(study, random=random, budget_seconds=budget_seconds, effort=effort)
-        assessment = assess(evidence, study, claim, compose_all=True)
+        evidence = collect(study, random=random, budget_seconds=budget, effort=effort)
+        assessment = assess(evidence, study, claim, compose_all=True, share=share)
         # Without a verdict no control is needed.
         controls = () if missed else _controls(study, evidence, assessment, claim, caught, effort=effort, random=random)
     except CloisterError as error:
-        seconds = time.monotonic() - begin
-        return broken_off(study, claim, reason=str(error), seconds=seconds), mutant_finding(caught, study, claim)
+        yield broken_off(study, claim, reason=str(error), seconds=time.monotonic() - begin)
+        return
     seconds = time.monotonic() - begin
-    return (
-        *bound_findings(assessment, study, controls=controls, missed=missed, seconds=seconds),
-        *residual_findings(evidence, assessment, study, claim, missed=missed, seconds=seconds),
-        mutant_finding(caught, study, claim),
-    )
+    yield from bound_findings(assessment, study, controls=controls, missed=missed, seconds=seconds)
+    yield from residual_findings(evidence, assessment, study, claim, missed=missed, seconds=seconds)
 
 
 def collect(study: Study, *, random: RandomSource, budget_seconds: float, effort: Effort = FULL) -> Evidence:

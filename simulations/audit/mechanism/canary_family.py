@@ -14,10 +14,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.family import Family
+from models.statistics import Statistics
 from privacy.audit.mechanism.canaries import Canaries
 from records.codec import check_codes
 from records.dataset import Records
 from records.schema import Schema
+
+NO_CANARIES = Canaries(
+    dimension=1,
+    kinds=(),
+    scales=np.zeros(0),
+    owners=np.zeros(0, dtype=np.int64),
+    coordinates=np.zeros(0, dtype=np.int64),
+    weights=np.zeros(0),
+)
 
 
 class CanaryRecords(Records):
@@ -37,7 +47,7 @@ def canary_records(canaries: NDArray[np.int64], *, schema: Schema, records_each:
         records_each: How many records the units have, in turns; (1,) for a study that protects records.
     """
     lengths = np.resize(np.asarray(records_each, dtype=np.int64), len(canaries))
-    codes = np.zeros((int(lengths.sum()), len(schema.cardinalities) + 1), dtype=np.int32)
+    codes = np.zeros((int(lengths.sum()), len(schema.code_cardinalities) + 1), dtype=np.int32)
     codes[:, -1] = np.repeat(canaries + 1, lengths)
     persons = None
     if schema.person is not None:
@@ -95,6 +105,52 @@ class _Terms:
         return bool(((self.weights[canaries] != 0) | (self.biases[canaries] != 0)).any())
 
 
+class CanaryStatistics(Statistics):
+    """A family's statistics of one round, in which a canary adds its direction times its scale and the public bound.
+
+    Every round of a twin is that one round, however many there are.
+
+    Args:
+        inner: The family's statistics.
+        canaries: The canaries; their directions are of as many coordinates as the statistics of the round.
+        seen: int64 ``[K + 1]``; set to one for every canary that comes by, and at 0 for records that are none.
+        number: The family's round.
+    """
+
+    def __init__(self, inner: Statistics, canaries: Canaries, seen: NDArray[np.int64], *, number: int) -> None:
+        self._inner, self._number, self._seen = inner, number, seen
+        self._scales = torch.as_tensor(np.concatenate([[0.0], canaries.scales]))
+        self._owners = torch.as_tensor(canaries.owners + 1)
+        self._coordinates = torch.as_tensor(canaries.coordinates)
+        self._weights = torch.as_tensor(canaries.weights)
+
+    def dimension(self, number: int) -> int:
+        """That of the family's round."""
+        del number
+        return self._inner.dimension(self._number)
+
+    def norm(self, number: int) -> float:
+        """That of the family's round: what a canary adds is longer, and has to be clipped."""
+        del number
+        return self._inner.norm(self._number)
+
+    def norms(self, number: int, codes: Tensor) -> Tensor:
+        """Those of the family's round; a canary's is its scale times the bound."""
+        canaries = codes[:, -1]
+        self._seen[canaries.numpy()] = 1
+        own = self._inner.norms(self._number, codes[:, :-1])
+        return torch.where(canaries > 0, self._scales[canaries].abs() * self.norm(number), own)
+
+    def weighted_sum(self, number: int, codes: Tensor, weights: Tensor) -> Tensor:
+        """That of the family's round, over records that are no canaries, and the canaries' directions."""
+        canaries, plain = codes[:, -1], codes[:, -1] == 0
+        total = self._inner.weighted_sum(self._number, codes[plain][:, :-1], weights[plain]).double()
+        each = torch.zeros(len(self._scales), dtype=torch.float64).index_add(
+            0, canaries[~plain], weights[~plain] * self._scales[canaries[~plain]]
+        )
+        return total.index_add(0, self._coordinates, each[self._owners] * self._weights * self.norm(number))
+
+
 class CanaryFamily(Family):
     """A family with canaries among its records.
 
@@ -104,13 +160,37 @@ class CanaryFamily(Family):
     Args:
         inner: The family.
         canaries: The canaries.
+        statistics: Whether they are canaries of statistics; else they are of gradients.
     """
 
-    def __init__(self, inner: Family, canaries: Canaries) -> None:
+    def __init__(self, inner: Family, canaries: Canaries, *, statistics: bool = False) -> None:
         super().__init__(inner.layout)
         self.inner = inner
         self._seen = np.zeros(len(canaries) + 1, dtype=np.int64)
-        self._terms = _layer_terms(inner.shared, canaries)
+        self._terms = [] if statistics else _layer_terms(inner.shared, canaries)
+        self._statistics = None
+        if statistics and inner.statistics is not None:
+            self._statistics = CanaryStatistics(inner.statistics, canaries, self._seen, number=1)
+
+    @property
+    def code_columns(self) -> int:
+        """Those of the family, and the flag."""
+        return self.inner.code_columns + 1
+
+    @property
+    def most_rows_per_pass(self) -> int:
+        """That of the family."""
+        return self.inner.most_rows_per_pass
+
+    @property
+    def views_per_record(self) -> int:
+        """That of the family."""
+        return self.inner.views_per_record
+
+    def views(self, codes: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Those of the family, each with the flag of its record."""
+        flags = codes[:, -1:].repeat_interleave(self.views_per_record, dim=0)
+        return torch.cat([self.inner.views(codes[:, :-1], generator=generator), flags], dim=1)
 
     @property
     def shared(self) -> nn.Module:
@@ -132,6 +212,11 @@ class CanaryFamily(Family):
             if terms.used_by(canaries):
                 flagged = flagged + terms.loss(canaries)
         return torch.where(canaries > 0, flagged, losses)
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """That of the family's first round, with canaries; None for canaries of gradients."""
+        return self._statistics
 
     @property
     def seen(self) -> int:

@@ -24,6 +24,9 @@ CAUGHT_BY: Mapping[str, tuple[str, ...]] = {
     "more noise than was said": (Property.SCALE,),
     "clip per record instead of per person": (Property.BOUND,),
     "shares that forget drop-outs and colluders": (Property.SCALE,),
+    "statistics charged to nobody": (Property.PAID,),
+    "statistics without a clip": (Property.BOUND,),
+    "bound of statistics too small": (Property.BOUND,),
 }
 """By broken twin: the tests that are about its defect, one of which must fail.
 

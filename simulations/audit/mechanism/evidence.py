@@ -17,7 +17,8 @@ from simulations.audit.mechanism.probes import payments, unit_checks
 from simulations.audit.mechanism.run import Member, run_twin, twin_study
 from simulations.audit.mechanism.twin import Parts
 from simulations.audit.mechanism.views import Observer, Roles, View
-from strategies.study_model import build_study_model, study_schema
+from simulations.federation import unbound
+from strategies.study_model import build_study_model, statistics_of, study_schema
 
 _SPECIAL = {CanaryKind.SPREAD: 24, CanaryKind.ZERO: 8, CanaryKind.HUGE: 16, CanaryKind.NON_FINITE: 6}
 _RECORDS_EACH = (2, 1, 3)
@@ -74,13 +75,18 @@ class Evidence:
         self.unseen: Counter[str] = Counter()
         self.checks: list[Check] = []
         self.largest_move, self.left, self.paid, self.runs = 0.0, 0, 0, 0
-        shared = build_study_model(study).shared
-        self.sizes = tensor_sizes(shared)
+        model = build_study_model(study)
+        statistics = study.training.strategy is ContributionKind.STATISTICS
+        self.sizes = [statistics_of(study, model).dimension(1)] if statistics else tensor_sizes(model.shared)
         self._rows = max(_LEAST_ROWS, min(_MOST_ROWS, _MOST_NUMBERS // sum(self.sizes)))
-        counts = _SPECIAL | {CanaryKind.DIRAC: max(0, effort.canaries - sum(_SPECIAL.values()))}
+        # Statistics may have few coordinates: then a part of them is left for the canaries that show the noise.
+        most = max(1, sum(self.sizes) // 16) if statistics else max(_SPECIAL.values())
+        counts = {kind: min(count, most) for kind, count in _SPECIAL.items()}
+        counts[CanaryKind.DIRAC] = max(0, effort.canaries - sum(counts.values()))
+        reachable = np.ones(sum(self.sizes), dtype=bool) if statistics else reachable_coordinates(model.shared)
         self.canaries: Canaries = design_canaries(
             self.sizes,
-            reachable=reachable_coordinates(shared),
+            reachable=reachable,
             counts=counts,
             clip_norm=study.privacy.clip_norm,
             random=random,
@@ -234,6 +240,7 @@ def audited_study(study: Study) -> Study:
 
     Under the secure sum more than twelve sites are brought down to twelve, drop-outs and colluders in proportion.
     """
+    study = unbound(study)
     terms = study.federation
     if study.privacy.trust is not Trust.SUM or terms.sites <= _MOST_SITES:
         return study

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.family import Family
-from privacy.ledger import Ledger
+from privacy.events import NoisyRelease
+from privacy.ledger import Charge, Entry, Ledger, RoundState, Uncharged
 from privacy.mechanisms.gaussian import GaussianMechanism, Mechanism, NoNoise, Words
 from privacy.plan import PrivacyPlan
 from privacy.sampling import UnitIndex
@@ -25,6 +26,7 @@ from protocol.randomness import DeterministicRandom, RandomSource
 from protocol.study import PrivacyTerms, Study
 from protocol.terms import ContributionKind, Trust, Unit
 from simulations.audit.mechanism.twin import Parts, TwinPlan, TwinTrainer
+from strategies.study_model import statistics_of
 
 _NO_BOUND = 1e12
 
@@ -116,6 +118,7 @@ def _forgetful_shares(real: Mechanism, plan: PrivacyPlan) -> Mechanism:
     """Shares as if nobody ever dropped out or colluded."""
     if plan.shares is None or not isinstance(real, GaussianMechanism) or not real.shared:
         return real
+    # A twin's plan has one stage, whose noise is the plan's.
     return replace(real, noise_multiplier=plan.noise_multiplier / math.sqrt(plan.shares.sites))
 
 
@@ -179,16 +182,12 @@ class _ClipsLayers(TwinTrainer):
 
     def _sum(self, weights: NDArray[np.float32], *, random: RandomSource) -> NDArray[np.float64]:
         parameters = [p for p in self._module.shared.parameters() if p.requires_grad]
-        seed, parts, start = random.seed64(), [], 0
-        # All tensors have to be loaded before any of them is left out.
-        self._load(weights)
+        seed, parts = random.seed64(), []
         try:
             for chosen in np.array_split(np.arange(len(parameters)), min(4, len(parameters))):
                 for number, parameter in enumerate(parameters):
                     parameter.requires_grad_(number in chosen)
-                size = sum(parameters[number].numel() for number in chosen)
-                parts.append(super()._sum(weights[start : start + size], random=DeterministicRandom(seed)))
-                start += size
+                parts.append(super()._sum(weights, random=DeterministicRandom(seed)))
         finally:
             for parameter in parameters:
                 parameter.requires_grad_(True)  # noqa: FBT003 - torch's own signature
@@ -204,6 +203,34 @@ class _ClipsRecords(TwinTrainer):
             return super()._sum(weights, random=random)
         finally:
             self._by_person = True
+
+    def _statistics(self, weights: NDArray[np.float32], *, number: int) -> NDArray[np.float64]:
+        self._by_person = False
+        try:
+            return super()._statistics(weights, number=number)
+        finally:
+            self._by_person = True
+
+
+class _UnclippedStatistics(TwinTrainer):
+    """Believes every record to keep the family's bound."""
+
+    def _statistics(self, weights: NDArray[np.float32], *, number: int) -> NDArray[np.float64]:
+        self._load(weights)
+        statistics = statistics_of(self._plan.study, self._module)
+        statistics.norms(number, self._codes.long())  # so that it is known who was there
+        rows, units = self._index.everybody()
+        sizes = np.bincount(units, minlength=self._index.units)
+        each = torch.as_tensor(1.0 / sizes[units])
+        total = statistics.weighted_sum(number, self._codes[torch.as_tensor(rows)].long(), each)
+        return total.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).numpy() / statistics.norm(number)
+
+
+class _NarrowBound(TwinTrainer):
+    """Divides statistics by half of the bound that holds, and so calls a sum bounded that can move twice as far."""
+
+    def _statistics(self, weights: NDArray[np.float32], *, number: int) -> NDArray[np.float64]:
+        return 2.0 * super()._statistics(weights, number=number)
 
 
 class _Shuffled(UnitIndex):
@@ -255,12 +282,46 @@ def _decoy(ledger: Ledger, key: Ed25519PrivateKey) -> Ledger:
     return Ledger.in_memory(key=key, data_set=ledger.data_set)
 
 
+class _StatisticsFree:
+    """A ledger that takes charges for statistics into another one, at which nobody ever looks."""
+
+    def __init__(self, real: Ledger, decoy: Ledger) -> None:
+        self._real, self._decoy = real, decoy
+
+    def _of(self, kind: ContributionKind) -> Ledger:
+        return self._decoy if kind is ContributionKind.STATISTICS else self._real
+
+    def charge(self, *, event: NoisyRelease, **named: Any) -> Entry:  # noqa: ANN401 - whatever the door says
+        return self._of(event.kind).charge(event=event, **named)
+
+    def seal(self, entry: Entry, digest: str) -> Entry:
+        kind = entry.record.event.kind if isinstance(entry.record, Charge) else ContributionKind.GRADIENTS
+        return self._of(kind).seal(entry, digest)
+
+    def round_state(self, **named: Any) -> RoundState:  # noqa: ANN401 - whatever the door says
+        found = self._decoy.round_state(**named)
+        return self._real.round_state(**named) if isinstance(found, Uncharged) else found
+
+
+def _statistics_free(ledger: Ledger, key: Ed25519PrivateKey) -> Ledger:
+    """It offers what the door asks of a ledger."""
+    return cast(Ledger, _StatisticsFree(ledger, _decoy(ledger, key)))
+
+
+def _has_statistics(study: Study) -> bool:
+    return study.training.strategy is ContributionKind.STATISTICS
+
+
+def _trains(study: Study) -> bool:
+    return not _has_statistics(study)
+
+
 def _coins(study: Study) -> bool:
     return study.privacy.sample_rate < 1.0
 
 
 def _shared(study: Study) -> bool:
-    return study.privacy.trust is Trust.SUM and study.training.strategy is ContributionKind.GRADIENTS
+    return study.privacy.trust is Trust.SUM and study.training.strategy is not ContributionKind.UPDATES
 
 
 CONTROL = Mutant(name="no noise at all", parts=Parts(mechanism=_no_noise))
@@ -268,9 +329,9 @@ CONTROL = Mutant(name="no noise at all", parts=Parts(mechanism=_no_noise))
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(name="noise times 0.5", parts=Parts(mechanism=_noise_times(0.5))),
     Mutant(name="noise missing on some tensors", parts=Parts(mechanism=_bare_tensor)),
-    Mutant(name="clip missing", parts=Parts(trainer=_Unclipped)),
-    Mutant(name="clip per layer instead of per unit", parts=Parts(trainer=_ClipsLayers)),
-    Mutant(name="clip after averaging", parts=Parts(trainer=_ClipsTheMean)),
+    Mutant(name="clip missing", parts=Parts(trainer=_Unclipped), applies=_trains),
+    Mutant(name="clip per layer instead of per unit", parts=Parts(trainer=_ClipsLayers), applies=_trains),
+    Mutant(name="clip after averaging", parts=Parts(trainer=_ClipsTheMean), applies=_trains),
     Mutant(name="wrong sampling rate", parts=Parts(trainer=_DoubleRate), applies=_coins),
     Mutant(name="shuffle instead of Poisson", parts=Parts(index=_shuffled), applies=_coins),
     Mutant(name="the same noise in every round", parts=Parts(mechanism=_same_noise)),
@@ -279,7 +340,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="sampling rate that depends on the number of records", parts=Parts(trainer=_RateBySize), applies=_coins
     ),
-    Mutant(name="layers that mix records", parts=Parts(family=_MixingFamily)),
+    Mutant(name="layers that mix records", parts=Parts(family=_MixingFamily), applies=_trains),
     Mutant(name="uncharged restart", parts=Parts(reopened=_decoy)),
     Mutant(name="contributions charged to nobody", parts=Parts(ledger=_decoy, reopened=_decoy)),
     CONTROL,
@@ -292,10 +353,17 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="shares that forget drop-outs and colluders", parts=Parts(mechanism=_forgetful_shares), applies=_shared
     ),
+    Mutant(
+        name="statistics charged to nobody",
+        parts=Parts(ledger=_statistics_free, reopened=_statistics_free),
+        applies=_has_statistics,
+    ),
+    Mutant(name="statistics without a clip", parts=Parts(trainer=_UnclippedStatistics), applies=_has_statistics),
+    Mutant(name="bound of statistics too small", parts=Parts(trainer=_NarrowBound), applies=_has_statistics),
 )
-"""All broken twins. The first fourteen are what any audit must catch; the others are more of their kind."""
+"""All broken twins. The first fourteen are what any audit of training must catch; the last three are of statistics."""
 
 
 def mutants_of(study: Study) -> tuple[Mutant, ...]:
-    """The broken twins that can be told from a study's right mechanism."""
+    """The broken twins that can be told from the right mechanism of a study of one stage."""
     return tuple(mutant for mutant in MUTANTS if mutant.applies(study))

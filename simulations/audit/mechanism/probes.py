@@ -16,12 +16,13 @@ from privacy.ledger import Charge, Ledger, read_entries
 from privacy.plan import PrivacyPlan
 from protocol.randomness import DeterministicRandom, RandomSource
 from protocol.study import Study
-from protocol.terms import Unit
+from protocol.terms import ContributionKind, Unit
 from records.schema import Schema
 from simulations.audit.mechanism.canary_family import CanaryRecords, canary_records, plain_records
 from simulations.audit.mechanism.run import Member, run_twin
 from simulations.audit.mechanism.twin import Parts, SiteLog, TwinPlan
-from strategies.study_model import study_schema
+from strategies.server_model import ServerModel
+from strategies.study_model import build_study_model, study_schema
 
 _UNITS, _LEFT_OUT = 12, 4
 _RECORDS_EACH = (1, 3, 2)
@@ -33,7 +34,7 @@ _ROUNDS = 2  # in each of two runs
 def unit_moves(
     study: Study, canaries: Canaries, *, parts: Parts, random: RandomSource
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What one unit does to the exact sum of clipped gradients, in clip norms.
+    """What one unit does to the exact sum of clipped gradients, or of statistics, in clip norms.
 
     All units take part, every sum has the same latent draws, and the weights are those of one round. Nothing private
     is computed: the records are made up.
@@ -54,21 +55,40 @@ def unit_moves(
     few = replace(study.federation, public_records=max(2, 16 * study.federation.sites))
     everybody = replace(study, privacy=replace(study.privacy, sample_rate=1.0), federation=few)
     plan = PrivacyPlan.from_study(everybody)
-    weights = generator.normal(0.0, _SPREAD_OF_WEIGHTS, canaries.dimension).astype(np.float32)
+    received = ServerModel(build_study_model(study), study.training).weights().shape
+    ordinary = generator.normal(0.0, _SPREAD_OF_WEIGHTS, received).astype(np.float32)
+    statistics = study.training.strategy is ContributionKind.STATISTICS
     seed = random.seed64()
 
-    def exact(held: Sequence[CanaryRecords]) -> NDArray[np.float64]:
+    def exact(held: Sequence[CanaryRecords], weights: NDArray[np.float32], number: int) -> NDArray[np.float64]:
         watched = TwinPlan.watching(plan, parts=parts, words=[])
         trainer = parts.trainer(watched, _joined(held, schema), canaries=canaries, parts=parts, log=SiteLog())
+        if statistics:
+            return trainer.statistics_sum(weights, number=number)
         return trainer.gradient_sum(weights, random=DeterministicRandom(seed))
 
-    whole = exact(units)
     # Some ordinary units, and every canary: each has a reason of its own to break the bound.
     gone = [*range(_LEFT_OUT), *range(_UNITS, len(units))]
-    moves = np.stack([whole - exact([*units[:out], *units[out + 1 :]]) for out in gone])
-    gaps = moves - np.stack([exact([units[out]]) for out in gone])
-    clip = study.privacy.clip_norm
-    return np.linalg.norm(moves, axis=1) / clip, np.linalg.norm(gaps, axis=1) / clip
+    found_moves, found_gaps = [], []
+    for number, weights in _received(ordinary, rounds=study.training.rounds if statistics else 0):
+        whole = exact(units, weights, number)
+        moves = np.stack([whole - exact([*units[:out], *units[out + 1 :]], weights, number) for out in gone])
+        gaps = moves - np.stack([exact([units[out]], weights, number) for out in gone])
+        found_moves.append(np.linalg.norm(moves, axis=1) / study.privacy.clip_norm)
+        found_gaps.append(np.linalg.norm(gaps, axis=1) / study.privacy.clip_norm)
+    return np.concatenate(found_moves), np.concatenate(found_gaps)
+
+
+def _received(ordinary: NDArray[np.float32], *, rounds: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Give the weights that a site may receive, with the round it receives them in.
+
+    What a round of statistics adds up may depend on the weights, and a coordinator may send any: ordinary ones, none
+    at all, under which everything ties, and huge ones.
+    """
+    if not rounds:
+        yield 1, ordinary
+    for number in range(1, rounds + 1):
+        yield from ((number, weights) for weights in (ordinary, np.zeros_like(ordinary), ordinary * np.float32(1e20)))
 
 
 def unit_checks(
@@ -194,7 +214,7 @@ def _canary_units(study: Study, schema: Schema, canaries: Canaries) -> list[Cana
 
 
 def _random_codes(schema: Schema, count: int, generator: np.random.Generator) -> NDArray[np.int32]:
-    columns = [generator.integers(0, size, count) for size in schema.cardinalities]
+    columns = [generator.integers(0, size, count) for size in schema.code_cardinalities]
     return np.stack(columns, axis=1).astype(np.int32)
 
 

@@ -19,21 +19,23 @@ from numpy.typing import NDArray
 from client.app import app as client_app
 from client.approvals import Approvals
 from client.site import resident
+from models.family import Family
 from privacy.audit.mechanism.canaries import Canaries
 from privacy.ledger import Ledger
-from privacy.plan import PrivacyPlan
+from privacy.plan import STATISTICS_NORM, PrivacyPlan
 from protocol.messages import Contribution, Refusal, RoundRequest, decode
 from protocol.randomness import RandomSource
-from protocol.study import FederationTerms, Study
-from protocol.terms import Trust
+from protocol.study import FederationTerms, StatisticsTerms, Study
+from protocol.terms import ContributionKind, Trust
 from server.collection import Collected, Collector
 from server.study_run import StudyRun
-from simulations.audit.mechanism.canary_family import CanaryRecords
+from simulations.audit.mechanism.canary_family import NO_CANARIES, CanaryFamily, CanaryRecords
 from simulations.audit.mechanism.twin import CPU, DROPS_OUT, Parts, SiteLog, TwinSite
-from simulations.federation import permissive_policy, with_roster
+from simulations.federation import permissive_policy, unbound, with_roster
 from simulations.grid import InMemoryGrid
 from strategies.strategy import Strategy
 from strategies.sum_wire import without_sum
+from strategies.table import build_strategy
 
 _SPREAD_OF_WEIGHTS = 0.1
 
@@ -62,6 +64,11 @@ class _RandomWeights(Strategy):
         self._inner = inner
 
     @property
+    def dimension(self) -> int:
+        """That of the strategy."""
+        return self._inner.dimension
+
+    @property
     def step(self) -> float:
         """That of the strategy."""
         return self._inner.step
@@ -86,16 +93,27 @@ class TwinRun(StudyRun):
     ) -> None:
         super().__init__(grid, study, device=CPU)
         self._stop_after = stop_after
-        self._strategy = _RandomWeights(self._strategy)
+        if self.study.training.strategy is ContributionKind.STATISTICS:
+            # Like the sites' families: every round is the first one.
+            self.model.family = CanaryFamily(self.model.family, NO_CANARIES, statistics=True)
+        self._strategy = _RandomWeights(build_strategy(self.plan, self.model, number=1))
         self._log = log
         self._weights = np.random.default_rng(random.seed64())
+
+    def _check(self, family: Family) -> None:
+        """Allow more rounds of statistics than the family has a use for: the twin's are all like its first."""
+
+    def _strategy_of(self, number: int) -> Strategy:
+        """Return one and the same for all rounds."""
+        del number
+        return self._strategy
 
     def _round(self, number: int, collector: Any, evidence: Any) -> Any:  # noqa: ANN401 - whatever the run passes on
         watched = _WatchedCollector(collector, self._log, self._weights)
         report = super()._round(number, cast(Collector, watched), evidence)
         if number == self._stop_after:
             # No later round is asked for, as if the coordinator had died here.
-            evidence.rounds = self.study.training.rounds
+            evidence.rounds = self.plan.rounds
         return report
 
 
@@ -107,10 +125,10 @@ class _WatchedCollector:
         self._log = log
         self._weights = weights
 
-    def collect(self, request: RoundRequest) -> Collected:
+    def collect(self, request: RoundRequest, *, coordinates: int) -> Collected:
         """Collect a round."""
         vector = self._weights.normal(0.0, _SPREAD_OF_WEIGHTS, request.vector.shape).astype(np.float32)
-        collected = cast(Collected, self._inner.collect(replace(request, vector=vector)))
+        collected = cast(Collected, self._inner.collect(replace(request, vector=vector), coordinates=coordinates))
         self._log.opened.append(collected.total)
         self._log.weights.append(vector)
         return collected
@@ -136,6 +154,8 @@ class Member:
 def twin_study(study: Study, *, sites: int, rounds: int) -> Study:
     """Return the study of a twin: its noise, rate, clip norm and divisor at a site, over other rounds and sites.
 
+    It has one stage, the study's last: see :func:`stage_studies`.
+
     What one site sends by itself does not depend on how many others there are; under the secure sum the number of
     sites must be the study's own.
     """
@@ -151,7 +171,38 @@ def twin_study(study: Study, *, sites: int, rounds: int) -> Study:
         deadline=terms.deadline,
     )
     training = replace(study.training, rounds=rounds)
-    return replace(study, privacy=privacy, federation=federation, training=training)
+    free = unbound(study)
+    return replace(free, privacy=privacy, federation=federation, training=training, statistics=StatisticsTerms())
+
+
+def stage_studies(study: Study) -> tuple[Study, ...]:
+    """Return every stage of a study as a study of its own, with the stage's noise: the training first.
+
+    What all of them cost together is what the study costs.
+    """
+    plan = PrivacyPlan.from_study(study)
+    last = study
+    if len(plan.stages) > 1:
+        privacy = replace(study.privacy, epsilon=None, noise_multiplier=plan.noise_multiplier, delta=plan.delta)
+        last = replace(study, privacy=privacy, statistics=StatisticsTerms())
+    found = [last]
+    for stage in plan.stages[:-1]:
+        privacy = replace(
+            study.privacy,
+            epsilon=None,
+            noise_multiplier=stage.noise_multiplier,
+            delta=plan.delta,
+            sample_rate=stage.sample_rate,
+        )
+        training = replace(study.training, strategy=stage.kind, rounds=stage.rounds)
+        found.append(replace(study, privacy=privacy, training=training, statistics=StatisticsTerms()))
+    # Statistics are bounded by one, whatever gradients are clipped to.
+    return tuple(
+        replace(part, privacy=replace(part.privacy, clip_norm=STATISTICS_NORM))
+        if part.training.strategy is ContributionKind.STATISTICS
+        else part
+        for part in found
+    )
 
 
 def run_twin(

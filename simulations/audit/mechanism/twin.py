@@ -21,9 +21,11 @@ from privacy.ledger import Ledger
 from privacy.mechanisms.gaussian import Mechanism, Words
 from privacy.plan import PrivacyPlan
 from privacy.sampling import UnitIndex
+from privacy.stage import Stage
 from protocol.errors import RecordsError
 from protocol.randomness import RandomSource
 from protocol.study import Study
+from protocol.terms import ContributionKind
 from simulations.audit.mechanism.canary_family import CanaryFamily, CanaryRecords
 
 CPU = torch.device("cpu")
@@ -68,7 +70,8 @@ class TwinTrainer(Trainer):
         away: bool = False,
     ) -> None:
         super().__init__(plan, records, device=CPU)
-        self._canary_family = CanaryFamily(self._module, canaries)
+        statistics = plan.study.training.strategy is ContributionKind.STATISTICS
+        self._canary_family = CanaryFamily(self._module, canaries, statistics=statistics)
         self._module = parts.family(self._canary_family)
         self._index = parts.index(self._index)
         self._log = log
@@ -82,6 +85,19 @@ class TwinTrainer(Trainer):
         total = self._sum(weights, random=random)
         self._log.taken.append(self._canary_family.take_seen())
         return total
+
+    def statistics_sum(self, weights: NDArray[np.float32], *, number: int) -> NDArray[np.float64]:
+        """Return the real sum, and note which canaries were in it."""
+        if self._away:
+            raise RecordsError("The site drops out.", remedy=DROPS_OUT)
+        self._canary_family.take_seen()
+        total = self._statistics(weights, number=number)
+        self._log.taken.append(self._canary_family.take_seen())
+        return total
+
+    def _statistics(self, weights: NDArray[np.float32], *, number: int) -> NDArray[np.float64]:
+        """Where a broken trainer of statistics differs."""
+        return super().statistics_sum(weights, number=number)
 
     def _sum(self, weights: NDArray[np.float32], *, random: RandomSource) -> NDArray[np.float64]:
         """Where a broken trainer differs."""
@@ -150,9 +166,9 @@ class TwinPlan(PrivacyPlan):
         numbers = {name: getattr(plan, name) for name in ("study", "delta", "noise_multiplier")}
         return cls(**numbers, parts=parts, words=words)
 
-    def step_mechanism(self, dimension: int) -> Mechanism:
-        """Return the mechanism of the study, watched."""
-        replaced = self.parts.mechanism(super().step_mechanism(dimension), self)
+    def mechanism(self, stage: Stage, dimension: int) -> Mechanism:
+        """Return the mechanism of a stage, watched."""
+        replaced = self.parts.mechanism(super().mechanism(stage, dimension), self)
         # It offers what a mechanism offers; the two real classes are final, and so have no third beside them.
         return cast(Mechanism, WatchedMechanism(replaced, self.words))
 

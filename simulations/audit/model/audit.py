@@ -19,10 +19,11 @@ from privacy.audit.finding import Claim, Finding, Tier
 from privacy.audit.model.membership import ClaimedSteps, membership_finding, shows_violation
 from privacy.audit.report import BrokenTwin
 from privacy.audit.verdict import Measure, failed, of_each, positive_violates
-from privacy.plan import PrivacyPlan
+from privacy.plan import PrivacyPlan, statistics_share
 from protocol.errors import InputError
 from protocol.randomness import RandomSource
 from protocol.study import Study
+from protocol.terms import ContributionKind
 from records.dataset import Records
 from simulations.audit.model.claimed_noise import claimed_noise, steps_of
 from simulations.audit.model.deadline import Deadline
@@ -40,6 +41,7 @@ from simulations.audit.model.trials import (
     model_trial,
 )
 from simulations.audit.model.twin import TrainedTwin, of_reference, train_twin, without_privacy
+from simulations.federation import unbound
 
 LEAST_REFERENCES, MOST_REFERENCES = 2, 4
 MOST_CANARIES, FEWEST_CANARIES = 1000, 4  # where the caller names no number
@@ -129,7 +131,7 @@ def attack_twins(
 ) -> tuple[Trial, ...]:
     """Train the twins and carry out every attack, without any claim; arguments and errors as of :func:`model_audit`."""
     # A twin's sites have keys of their own.
-    study = replace(study, federation=replace(study.federation, roster=None))
+    study = unbound(replace(study, federation=replace(study.federation, roster=None)))
     attacks = ATTACKS.get(study.model.family)
     if attacks is None:
         raise InputError(f"There is no attack on the family {study.model.family}.", remedy="Use vae or gan.")
@@ -247,11 +249,16 @@ def claimed_steps(study: Study, claim: Claim | None, *, confidence: float = 1.0 
     Raises:
         InputError: If the study promises nothing and no claim is given.
     """
+    if study.training.strategy is ContributionKind.STATISTICS:
+        raise InputError(
+            "The study has no training that canaries could be followed through, but statistics alone.",
+            remedy="Audit its mechanism, which covers them, or its release.",
+        )
     plan = PrivacyPlan.from_study(study)
     if claim is None:
         if not plan.private:
             raise InputError("The study promises nothing.", remedy="State the claim that is to be tested.")
-        promised = plan.statement(rounds=study.training.rounds, simulated=True)
+        promised = plan.statement(rounds=plan.rounds, simulated=True)
         claim = Claim(epsilon=promised.epsilon, delta=promised.delta, relation=promised.relation)
         noise = plan.noise_multiplier
     else:
@@ -262,6 +269,7 @@ def claimed_steps(study: Study, claim: Claim | None, *, confidence: float = 1.0 
         sample_rate=study.privacy.sample_rate,
         steps=steps_of(study),
         confidence=confidence,
+        statistics=statistics_share(study),
     )
 
 

@@ -2,6 +2,7 @@
 
 from privacy.audit.finding import Claim
 from privacy.calibration import calibrate_noise_multiplier
+from privacy.plan import statistics_share
 from protocol.study import Study
 from protocol.terms import ContributionKind
 
@@ -13,11 +14,11 @@ def steps_of(study: Study) -> int:
 
 
 def claimed_noise(study: Study, claim: Claim) -> float:
-    """The noise multiplier with which a study's steps spend just a claim.
+    """The noise multiplier with which a study's steps, with its statistics beside them, spend just a claim.
 
     Args:
         study: The study; its sample rate, rounds and local steps.
-        claim: What is claimed of all steps together.
+        claim: What is claimed of everything together.
 
     Raises:
         AccountingError: If no noise does.
@@ -28,4 +29,5 @@ def claimed_noise(study: Study, claim: Claim) -> float:
         sample_rate=study.privacy.sample_rate,
         steps=steps_of(study),
         relation=claim.relation,
+        statistics=statistics_share(study),
     )

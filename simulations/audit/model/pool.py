@@ -99,7 +99,7 @@ class Pool:
     def strangers(self, study: Study, *, share: float, generator: np.random.Generator) -> Extra:
         """As many made-up records as the subject has, times a share; none of them is a canary."""
         count = round(share * int(self.candidates.planted[self.candidates.included].sum()))
-        codes = uniform_codes(self.base.schema.cardinalities, count, generator=generator)
+        codes = uniform_codes(self.base.schema.code_cardinalities, count, generator=generator)
         return Extra(codes=codes, sites=np.arange(count, dtype=np.int64) % watched_sites(study))
 
     def crowd(self, study: Study, *, generator: np.random.Generator) -> Crowd:
@@ -108,7 +108,7 @@ class Pool:
         units, planted = unit_of_rows(study, self.base), int(self.candidates.planted.sum())
         first = np.unique(units, return_index=True)[1]
         usual = self.base.codes[generator.permutation(first)[:_CROWD]]
-        made_up = uniform_codes(self.base.schema.cardinalities, _CROWD_MADE_UP, generator=generator)
+        made_up = uniform_codes(self.base.schema.code_cardinalities, _CROWD_MADE_UP, generator=generator)
         # Half of the canaries are in; those that are records like any count as such.
         watched = watched_sites(study) if alone else 1
         usual_number = len(first) / (study.federation.sites if alone else 1)
@@ -157,7 +157,7 @@ def make_pool(
         held_out=POPULATION if records is None else min(POPULATION, max(1, len(given) // 10)),
         generator=generator,
     )
-    cardinalities = base.schema.cardinalities
+    cardinalities = base.schema.code_cardinalities
     made_up = uniform_codes(cardinalities, planted, generator=generator)
     others = uniform_codes(cardinalities, POPULATION, generator=generator)
     return Pool(
@@ -221,7 +221,7 @@ def _synthetic(study: Study, canaries: int, planted: int, generator: np.random.G
             remedy="Half of them are in: use fewer than twice as many canaries as the study has records.",
         )
     schema = study_schema(study)
-    codes = public_law(schema.cardinalities, generator=generator)(base + canaries - planted + POPULATION)
+    codes = public_law(schema.code_cardinalities, generator=generator)(base + canaries - planted + POPULATION)
     persons = None if schema.person is None else np.arange(len(codes), dtype=np.int64)
     return Records(codes=codes, persons=persons, schema=schema)
 

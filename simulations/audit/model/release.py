@@ -38,6 +38,7 @@ from simulations.audit.model.trials import FAULTS
 from simulations.audit.model.twin import of_reference, train_twin, without_privacy
 from simulations.audit.release.attacks import ReleaseAuditTerms, attack_tables
 from simulations.audit.release.audit import RIGHT_FILE, SHIFT_CONFIDENCE, claim_of
+from simulations.federation import unbound
 
 ATTACKS = ("likelihood of real records", "likelihood of real records against references (RMIA)")
 MOST_PAIRS = 5000
@@ -188,7 +189,7 @@ def _nobody(records: Records) -> Extra:
 
 def _agreed_by_nobody(study: Study) -> Study:
     """The study without the keys of its sites: those of a twin are its own."""
-    return replace(study, federation=replace(study.federation, roster=None))
+    return unbound(replace(study, federation=replace(study.federation, roster=None)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,7 +101,7 @@ def reconstruction(twin: TrainedTwin, codes: Codes) -> NDArray[np.float64]:
     model, records = twin.insider, torch.as_tensor(codes)
     if not isinstance(model, VariationalAutoencoder):
         raise InputError(f"{type(model).__name__} has no encoder.", remedy="Leave the attack out.")
-    middle = model.encoder(model.layout.places(records)).chunk(2, dim=1)[0]
+    middle = model.posterior(records)[0]
     found: NDArray[np.float64] = -model.decoder.negative_log_likelihood(records, middle).double().numpy()
     return found
 

@@ -52,14 +52,18 @@ _GENERATOR = (
     Attack(name="likelihood against references (RMIA)", who=_ANYBODY, signal=likelihood, compared=True),
 )
 _ROUNDS = Attack(name="gradients of all rounds", who=f"{_WITNESS}, and knows the other records", signal=None)
+_AUTO_ENCODER = (
+    *_GENERATOR,
+    Attack(name="reconstruction", who=_INSIDER, signal=reconstruction),
+    Attack(name="evidence lower bound", who=_INSIDER, signal=loss),
+    Attack(name="evidence lower bound against references (RMIA)", who=_INSIDER, signal=loss, compared=True),
+    _ROUNDS,
+)
+
 ATTACKS: Mapping[str, tuple[Attack, ...]] = {
-    "vae": (
-        *_GENERATOR,
-        Attack(name="reconstruction", who=_INSIDER, signal=reconstruction),
-        Attack(name="evidence lower bound", who=_INSIDER, signal=loss),
-        Attack(name="evidence lower bound against references (RMIA)", who=_INSIDER, signal=loss, compared=True),
-        _ROUNDS,
-    ),
+    "vae": _AUTO_ENCODER,
+    # The critic's loss is part of an auto-encoder's that has one.
+    "vaegan": _AUTO_ENCODER,
     "gan": (
         *_GENERATOR,
         Attack(name="critic", who=_INSIDER, signal=loss),
@@ -71,6 +75,7 @@ ATTACKS: Mapping[str, tuple[Attack, ...]] = {
 
 WHITE_BOX: Mapping[str, str] = {
     "vae": "evidence lower bound against references (RMIA)",
+    "vaegan": "evidence lower bound against references (RMIA)",
     "gan": "critic against references (RMIA)",
 }
 """The strongest attack on the trained weights of each family, by its name."""

@@ -96,7 +96,8 @@ def train_twin(
         del raw
         if message.has_content() and message.metadata.message_type.startswith("train."):
             answer = decode(without_sum(message.content), Contribution, Refusal)
-            if isinstance(answer, Contribution) and answer.site in sent:
+            trained = isinstance(answer, Contribution) and answer.kind is study.training.strategy
+            if isinstance(answer, Contribution) and trained and answer.site in sent:
                 sent[answer.site].append(answer.vector)
 
     with resident(sites) as nodes:
@@ -202,11 +203,11 @@ class _WatchedCollector(Collector):
         self._pace = pace
         self._seen = seen
 
-    def collect(self, request: RoundRequest) -> Collected | None:
-        """Collect a round; one that ended without a sum left nothing to be seen."""
-        collected = self._inner.collect(request)
-        if collected is None:
-            return None
+    def collect(self, request: RoundRequest, *, coordinates: int) -> Collected | None:
+        """Collect a round; one that ended without a sum left nothing to be seen, and statistics are not looked at."""
+        collected = self._inner.collect(request, coordinates=coordinates)
+        if collected is None or request.kind is not self.study.training.strategy:
+            return collected
         # Where every site's own vector is watched, their sum is not kept beside it.
         kept = collected.total if self.study.privacy.trust is Trust.SUM else np.zeros(0, dtype=np.int64)
         self._seen.append((request.vector, kept))

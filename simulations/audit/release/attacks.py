@@ -107,7 +107,16 @@ def attack_tables(
 
 
 def columns_of(schema: Schema) -> Columns:
-    """What distances need of a schema: which codes lie on a line."""
+    """What distances need of a schema: which codes lie on a line.
+
+    Raises:
+        InputError: Its records have images.
+    """
+    if schema.image is not None:
+        raise InputError(
+            "The attacks on a release know records without images.",
+            remedy="cloister evaluate RELEASE --real HELD_OUT --train TRAINED_ON says whether images are repeated.",
+        )
     return Columns(
         names=schema.names,
         cardinalities=schema.cardinalities,

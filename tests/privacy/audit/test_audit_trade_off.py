@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from privacy.audit.trade_off import gaussian, guess_choices, perfect_right, randomised_response, sampled_gaussian
+from privacy.calibration import StatisticsShare
 from protocol.errors import InputError
 
 RATES = np.linspace(0.001, 0.999, 97)
@@ -103,3 +104,15 @@ def test_choices_of_guesses_lie_in_range_and_end_with_all(canaries):
 def test_impossible_sampling_is_refused(rate, count):
     with pytest.raises(InputError):
         sampled_gaussian(rate, count)
+
+
+def test_statistics_beside_steps_make_the_curve_of_both():
+    # Without sampling both are Gaussian, and their strengths add up in squares (Dong, Roth, Su 2019, corollary 3.3).
+    share = StatisticsShare(rounds=2, share=0.4)
+    beside = share.noise_multiplier(1 / 0.8, sample_rate=1.0, steps=1)
+    whole = math.sqrt(0.8**2 + 2 / beside**2)
+    found, exact = sampled_gaussian(1.0, 1, statistics=share), gaussian()
+    for rate in RATES:
+        assert found.curve(0.8)(rate) == pytest.approx(exact.curve(whole)(rate), abs=3e-3)
+    assert found.epsilon(0.8, 1e-5) == pytest.approx(exact.epsilon(whole, 1e-5), rel=2e-3)
+    assert found.curve(0.8)(0.5) < sampled_gaussian(1.0, 1).curve(0.8)(0.5) - 0.01, "more can be told than from steps"

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from privacy.audit.channel.inversion import KnownRecords, Observation, invert
+from privacy.audit.channel.public_inputs import offsets_of, one_hot
 from privacy.audit.channel.reconstruction import right_cells
-from privacy.audit.channel.span_search import InputGradient, offsets_of, one_hot
+from privacy.audit.channel.span_search import InputGradient
 from protocol.errors import InputError
 
 CARDINALITIES = (4, 3, 5)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.audit.channel.span_search import Codes, InputGradient, offsets_of, one_hot, span_search
+from privacy.audit.channel.public_inputs import Codes, offsets_of, one_hot
+from privacy.audit.channel.span_search import InputGradient, span_search
 from protocol.errors import InputError
 
 CARDINALITIES = (5, 3, 4, 2, 6)

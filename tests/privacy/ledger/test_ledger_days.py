@@ -174,7 +174,7 @@ def test_a_study_is_charged_for_its_rounds_and_no_more(ledger: Ledger) -> None:
     few: dict[str, Any] = {"ceilings": (), "study_rounds": 3}
     for number, run in enumerate(("one", "one", "two")):
         charge(ledger, run=run, round=number, **few)
-    with pytest.raises(BudgetError, match="3 rounds that study aaaaaaaaaaaa was approved for"):
+    with pytest.raises(BudgetError, match="3 rounds of statistics that study aaaaaaaaaaaa was approved for"):
         charge(ledger, run="three", **few)
     with pytest.raises(BudgetError, match="was approved for"):
         ledger.reserve(study="b" * 64, run="r", first_round=0, rounds=4, event_per_round=EVENT, **few)
@@ -182,6 +182,20 @@ def test_a_study_is_charged_for_its_rounds_and_no_more(ledger: Ledger) -> None:
     block = ledger.reserve(study="b" * 64, run="r", first_round=0, rounds=2, event_per_round=EVENT, **few)
     ledger.settle(block, 0)
     charge(ledger, study="b" * 64, **few)
+
+
+def test_every_kind_of_round_has_a_number_of_its_own(ledger: Ledger) -> None:
+    """Rounds of statistics cost more than rounds of training; the broken twin counts them together."""
+    training = replace(EVENT, kind=ContributionKind.GRADIENTS, noise_multiplier=40.0)
+    named: dict[str, Any] = {"study": "a" * 64, "run": "one", "ceilings": ()}
+    ledger.charge(**named, round=1, event=EVENT, study_rounds=1)
+    for number in (2, 3):
+        ledger.charge(**named, round=number, event=training, study_rounds=2)
+    with pytest.raises(BudgetError, match="the 1 rounds of statistics that study"):
+        ledger.charge(**(named | {"run": "two"}), round=1, event=EVENT, study_rounds=1)
+    with pytest.raises(BudgetError, match="the 2 rounds of gradients that study"):
+        ledger.charge(**(named | {"run": "two"}), round=2, event=training, study_rounds=2)
+    ledger.charge(**(named | {"run": "two"}), round=1, event=EVENT, study_rounds=5)
 
 
 def test_a_seal_is_no_round_of_a_study(ledger: Ledger) -> None:

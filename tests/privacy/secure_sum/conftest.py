@@ -16,6 +16,7 @@ from privacy.secure_sum import (
     ServerSession,
     SiteSession,
     SumPolicy,
+    SumStage,
     SurvivorList,
     SurvivorSignature,
     UnmaskRequest,
@@ -33,7 +34,7 @@ def carried(message, vector=None):
 class Federation:
     """Sites, coordinator, and everything that travels between them in its flat form."""
 
-    def __init__(self, *, sites, coordinates, minimum=3, limit=None, seed="test"):
+    def __init__(self, *, sites, coordinates, minimum=3, limit=None, seed="test", before=()):
         random = DeterministicRandom(seed)
         self.names = [f"site-{i:02d}" for i in range(sites)]
         self.identities = {
@@ -42,7 +43,7 @@ class Federation:
         roster = {name: key.public_key().public_bytes_raw().hex() for name, key in self.identities.items()}
         self.policy = SumPolicy(
             run="0" * 64, study="1" * 64, code="2" * 64, roster=roster, minimum_cohort=minimum,
-            coordinates=coordinates, limit=limit or (2**31 - 1) // sites,
+            stages=(*before, SumStage(rounds=1000, coordinates=coordinates, limit=limit or (2**31 - 1) // sites),),
         )  # fmt: skip
         self.sites = {
             name: SiteSession(self.policy, site=name, identity=key, random=random.child("site", name))
@@ -95,10 +96,11 @@ class Federation:
 
     def vectors(self, seed, *, extreme=False):
         """int64 [coordinates] for each site, some at the very limit."""
-        draw, limit = np.random.default_rng(seed), self.policy.limit
+        draw, stage = np.random.default_rng(seed), self.policy.stage(1)
+        limit = stage.limit
         vectors = {}
         for name in self.names:
-            vectors[name] = draw.integers(-limit, limit, self.policy.coordinates, endpoint=True)
+            vectors[name] = draw.integers(-limit, limit, stage.coordinates, endpoint=True)
             if extreme:
                 vectors[name][:] = limit if seed % 2 else -limit
         return vectors

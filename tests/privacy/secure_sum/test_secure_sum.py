@@ -2,13 +2,14 @@
 
 import os
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from privacy.secure_sum import server
+from privacy.secure_sum import SumStage, server
 from protocol.errors import FederationError, PrivacyError, WireError
 
 EXAMPLES = 500 if os.environ.get("CLOISTER_HYPOTHESIS") == "nightly" else 12
@@ -217,9 +218,34 @@ def test_site_refuses_what_it_cannot_have(federation):
     world.agree()
     start = world.server.start_round(1, model=MODEL)
     with pytest.raises(PrivacyError, match="beyond"):
-        site.mask(start, model=MODEL, vector=np.array([0, 0, 0, world.policy.limit + 1]))
+        site.mask(start, model=MODEL, vector=np.array([0, 0, 0, world.policy.stage(1).limit + 1]))
     with pytest.raises(PrivacyError, match="float64"):
         site.mask(start, model=MODEL, vector=np.zeros(4))
     with pytest.raises(PrivacyError, match=r"\[3\]"):
         site.mask(start, model=MODEL, vector=np.zeros(3, dtype=np.int64))
     site.mask(start, model=MODEL, vector=np.zeros(4, dtype=np.int32))  # a refusal used nothing up
+
+
+def test_rounds_of_several_lengths_are_each_summed_at_their_own(federation):
+    """Statistics before training: the session, its keys and its preparations go on; only the vectors differ."""
+    before = (SumStage(rounds=1, coordinates=9, limit=50), SumStage(rounds=1, coordinates=2, limit=7))
+    world = federation(sites=5, coordinates=4, limit=1000, before=before)
+    world.agree()
+    for number, (size, limit) in enumerate([(9, 50), (2, 7), (4, 1000), (4, 1000)], start=1):
+        draw = np.random.default_rng(number)
+        vectors = {name: draw.integers(-limit, limit, size, endpoint=True) for name in world.names}
+        start = world.server.start_round(number, model=MODEL)
+        site = world.sites["site-00"]
+        with pytest.raises(PrivacyError, match="beyond"):
+            site.mask(start, model=MODEL, vector=np.full(size, limit + 1))
+        with pytest.raises(PrivacyError, match=rf"\[{size}\]"):
+            site.mask(start, model=MODEL, vector=np.zeros(size + 1, dtype=np.int64))
+        world.mask(start, vectors)
+        # A coordinator that dies here goes on with a sum of the round's own length, and with no other.
+        saved = world.server.save()
+        world.server = type(world.server).restore(saved, world.policy)
+        others = replace(world.policy, stages=(SumStage(rounds=9, coordinates=size + 1, limit=1000),))
+        with pytest.raises(PrivacyError, match="another run"):
+            type(world.server).restore(saved, others)
+        found = world.unmask()
+        assert np.array_equal(found.vector, sum(vectors.values()))

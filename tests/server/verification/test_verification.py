@@ -18,6 +18,7 @@ from server.verification import ReleaseVerification, read_transcript, verify_rel
 from server.verification.provenance import Provenance
 from server.verification.transcripts import check_transcripts
 from simulations.federation import simulate
+from strategies.study_model import build_study_model
 from strategies.sum_wire import sum_policy
 
 CPU = torch.device("cpu")
@@ -38,7 +39,7 @@ def fault(found: ReleaseVerification) -> str:
 
 def resigned(transcript: Transcript, run: Any, entries: Any) -> Transcript:
     """What a site that lies, or an older copy of its transcript, would say under its own signature."""
-    policy = sum_policy(PrivacyPlan.from_study(run.study), run=transcript.run, dimension=100)
+    policy = sum_policy(PrivacyPlan.from_study(run.study), build_study_model(run.study), run=transcript.run)
     return Transcript.signed(entries, policy=policy, site=transcript.site, identity=run.keys[transcript.site])
 
 

@@ -7,7 +7,12 @@ import pytest
 
 from protocol.study import Study
 
-OPTIONS: dict[str, dict[str, Any]] = {"vae": {"latent": 2}, "gan": {"critic_widths": [12], "generator_widths": [4]}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "vae": {"latent": 2},
+    "gan": {"critic_widths": [12], "generator_widths": [4]},
+    "vaegan": {"latent": 2, "critic_widths": [12], "fake_batch": 32},
+    "moments": {"components": 8},
+}
 
 
 @pytest.fixture

@@ -16,7 +16,9 @@ from protocol.errors import InputError
 from protocol.randomness import DeterministicRandom
 from protocol.study import Study
 from protocol.terms import NoiseOrigin, Trust
-from simulations.audit.channel.twin import ChannelTwin, Setting, input_layers
+from simulations.audit.channel.layers import code_signals, input_layers, public_inputs
+from simulations.audit.channel.twin import ChannelTwin, Setting
+from strategies.server_model import ServerModel
 from strategies.study_model import build_study_model
 
 Studies = Callable[..., Study]
@@ -95,20 +97,87 @@ def test_divisor_of_a_step_is_the_studys(claiming_study: Studies) -> None:
         assert plan.expected_units_per_site == PrivacyPlan.from_study(study).expected_units_per_site == 40
 
 
-@pytest.mark.parametrize(("options", "entered"), [({}, [3, 1, 2]), ({"decoder": "factorised"}, [3])])
-def test_layers_of_an_auto_encoder(tiny_study: Studies, options: dict[str, Any], entered: list[int]) -> None:
-    family = build_study_model(tiny_study(model={"options": {"latent": 2} | options}))
-    count = sum(p.numel() for p in family.shared.parameters())
-    layers = input_layers(family, np.arange(float(count)))
+def flat(study: Study) -> tuple[Any, np.ndarray]:
+    """A study's model, and a gradient that says where each of its numbers is."""
+    family = build_study_model(study)
+    return family, np.arange(float(sum(p.numel() for p in family.shared.parameters())))
+
+
+def starts(family: Family) -> dict[str, int]:
+    """Where the gradient of each weight begins."""
+    sizes = {name: weight.numel() for name, weight in family.shared.named_parameters()}
+    return dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
+
+
+@pytest.mark.parametrize(
+    ("options", "entered", "sizes"), [({}, [3, 1, 2], (2, 4, 10)), ({"decoder": "factorised"}, [3], (10, 4, 2))]
+)
+def test_layers_of_an_auto_encoder(
+    tiny_study: Studies, options: dict[str, Any], entered: list[int], sizes: tuple[int, ...]
+) -> None:
+    """Columns are in the order in which the decoder generates them: those with the fewest codes first."""
+    family, vector = flat(tiny_study(model={"options": {"latent": 2} | options}))
+    layers = input_layers(family, vector)
     assert [each.entered for each in layers] == entered
-    assert all(each.rows.shape[0] == sum((10, 4, 2)[: each.entered]) for each in layers)
+    assert all(each.rows.shape[0] == sum(sizes[: each.entered]) for each in layers)
     assert [each.logits for each in layers] == [False] + [True] * (len(entered) - 1)
-    named = dict(family.shared.named_parameters())
-    start = 0
-    for name, parameter in named.items():
-        if name == "encoder.0.weight":
-            assert layers[0].rows[0, 0] == start
-        start += parameter.numel()
+    # The encoder's own columns are those of the record: 16 features enter it, the last column's behind all others.
+    first = 0 if sizes[0] == 10 else 14
+    assert layers[0].rows[0].tolist() == [starts(family)["encoder.1.weight"] + first + 16 * row for row in range(4)]
+    for place, each in enumerate(layers[1:], start=1):
+        # Two latent numbers enter before the features, which the decoder scales.
+        begin = starts(family)[f"decoder.heads.{place}.weight"] + 2
+        assert each.rows[0, 0] == pytest.approx(begin / 0.7)
+
+
+def test_signals_of_an_auto_encoder(tiny_study: Studies) -> None:
+    family, vector = flat(tiny_study(model={"options": {"latent": 2}}))
+    found = code_signals(family, vector)
+    assert found is not None
+    begin = starts(family)["decoder.shapes.weight"]
+    assert [each[0] - begin for each in found.totals] == [14, 10, 0]
+    assert [each.tolist() for each in found.shares] == [[0.5] * 2, [0.25] * 4, [pytest.approx(0.1)] * 10]
+    assert [None if each is None else each.shape for each in found.tables] == [None, (2, 4), (6, 10)]
+    with torch.no_grad():
+        family.decoder.heads[2].weight[0, 3] = 1.0
+    trained = code_signals(family, vector)
+    assert trained is not None
+    assert trained.shares == trained.tables == ()  # records now have probabilities of their own
+
+
+def test_layers_of_an_auto_encoder_with_a_critic(claiming_study: Studies) -> None:
+    family, vector = flat(claiming_study(family="vaegan"))
+    encoder, critic, *heads = input_layers(family, vector)
+    assert (encoder.rows.shape, critic.rows.shape) == ((16, 4), (16, 12))
+    assert critic.rows[0, 0] == starts(family)["critic.2.weight"] + 14
+    assert [each.entered for each in heads] == [1, 2]
+    assert public_inputs(family).order == (2, 1, 0)
+
+
+@pytest.mark.parametrize("family", ["vae", "gan", "vaegan"])
+@pytest.mark.parametrize("strategy", ["gradients", "updates"])
+def test_weights_are_those_that_sites_receive(claiming_study: Studies, family: str, strategy: str) -> None:
+    study = claiming_study(family=family, strategy=strategy)
+    twin = ChannelTwin(study=study, setting=Setting.NO_PROTECTION, batch=5)
+    model = build_study_model(study)
+    assert (twin.weights == ServerModel(model, study.training).weights()).all()
+    assert twin.dimension == sum(p.numel() for p in model.shared.parameters())
+    assert (len(twin.weights) > twin.dimension) == (family == "gan" and strategy == "updates")
+    assert twin.observe(CODES, random=DeterministicRandom(0)).vector.shape == (twin.dimension,)
+
+
+def test_what_fakes_add_is_taken_away(claiming_study: Studies) -> None:
+    """A site without records sends what its fakes make: the attacker expects as much."""
+    study = claiming_study(family="gan", strategy="updates")
+    twin = ChannelTwin(study=study, setting=Setting.NO_PROTECTION, batch=1)
+    silent = [twin.observe(CODES[:1], random=DeterministicRandom(seed), left_out=0) for seed in range(12)]
+    vectors = np.array([each.vector for each in silent])
+    spread = vectors.std(axis=0, ddof=1)
+    assert twin.takes_fakes
+    assert float(np.sqrt(np.mean(spread**2))) == pytest.approx(silent[0].noise, rel=0.25)
+    assert np.linalg.norm(vectors.mean(axis=0)) < 0.6 * np.linalg.norm(vectors, axis=1).mean()
+    plain = claiming_study(family="vae", strategy="updates")
+    assert not ChannelTwin(study=plain, setting=Setting.NO_PROTECTION, batch=1).takes_fakes
 
 
 def test_layers_of_a_critic(claiming_study: Studies) -> None:

@@ -34,11 +34,15 @@ CHOICES: list[dict[str, Any]] = [
     {},
     {"family": "gan", "unit": "person"},
     {"strategy": "updates"},
+    {"family": "gan", "strategy": "updates"},
+    {"family": "vaegan"},
     SUM | {"family": "gan"},
     {"trust": "sum", "sites": 5, "strategy": "updates", "unit": "person"},
     {"rate": 0.01},
     {"rate": 1.0},
     SUM | {"rate": 1.0},
+    {"family": "moments", "strategy": "statistics", "rate": 1.0, "rounds": 1},
+    SUM | {"family": "gan", "strategy": "statistics", "rate": 1.0, "rounds": 1, "unit": "person"},
 ]
 CAUGHT = (Caught(mutant="no noise at all", tests=("all of them",), seconds=1.0, processor_seconds=1.0),)
 MISSED = (*CAUGHT, Caught(mutant="noise times 0.5", tests=(), seconds=1.0, processor_seconds=1.0))

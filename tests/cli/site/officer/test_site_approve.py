@@ -17,6 +17,8 @@ from client.approvals import Approvals
 from client.consent import Consent, Withdrawal
 from client.credentials import Enrolled
 from client.rules import Enrolment
+from privacy.ledger import Ledger
+from privacy.plan import PrivacyPlan
 from protocol.errors import ApprovalError, WireError
 from protocol.fingerprint import code_fingerprint
 from protocol.keys import public_hex, read_identity
@@ -359,3 +361,25 @@ def test_an_offer_of_another_signer_is_refused(officer):
     assert read_offers(json.dumps([mine]).encode(), enrolment)[0].study == officer.study()
     with pytest.raises(ApprovalError, match="not by this site's coordinator"):
         read_offers(json.dumps([mine, foreign]).encode(), enrolment)
+
+
+def test_an_officer_reads_of_statistics_and_training_and_pays_for_what_is_left_of_both(says, officer):
+    study = officer.study(name="counted")
+    study = replace(study, statistics=replace(study.statistics, rounds=1))
+    status, out, err = says("approve", officer.sign(study), "--site", officer.folder, "--yes")
+    assert (status, err) == (0, "")
+    for words in (
+        "From this site go first, in 1 round, one noised sum of statistics per round",
+        "into which everything enters once, and then one clipped and noised sum of gradients per round",
+        "In the statistics every record takes part. In every step each record takes part with probability 0.1",
+        "Each record, over all 5 rounds: (",
+        "That covers 1 noisy sum of statistics, noise",
+        "4 noisy sums of gradients, noise 2, each record at 0.1",
+        "5; a round waits at most 600 s",
+    ):
+        assert words in out, words
+    event = PrivacyPlan.from_study(study).stages[0].event
+    with Ledger.open(officer.folder / "ledger.sqlite", key=officer.key, data_set="visits") as ledger:
+        ledger.charge(study=study.hash, run="9" * 64, round=1, event=event, ceilings=())
+    _, out, _ = says("approve", officer.sign(study), "--site", officer.folder, "--yes")
+    assert "1 of its 5 rounds are charged already; approving it again pays for the other 4 and no more." in out

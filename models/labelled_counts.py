@@ -1,0 +1,110 @@
+"""Counts of pairs of columns, each label by itself: what a classifier needs to know, at hardly more noise.
+
+A table of two columns and the label holds every pair with the label, and the pair itself as the sum over labels. It is
+one table all the same: a record is in one cell of it, so that the noise of a cell is no larger than without the label.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from models.geometry import coarse_cells
+from models.layout import OneHotLayout
+from models.marginals import PAIR_CELLS
+from models.statistics import Statistics
+
+MOST_LABELS = 4
+"""With more labels the tables would be thin, and pairs are counted without them."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelledMarginals:
+    """Released tables.
+
+    Attributes:
+        columns: For every column the shares of its codes, float64 ``[K_j]``, noisy.
+        pairs: For every pair of columns the shares of its coarse cells, ``[L, C_i, C_j]``, by label; L is 1 where
+            labels are not told apart. Noisy too.
+        deviation: Standard deviation of the noise of every share.
+    """
+
+    columns: tuple[Tensor, ...]
+    pairs: tuple[Tensor, ...]
+    deviation: float
+
+
+class LabelledCounts(Statistics):
+    """How often every code, and every coarse pair of codes under each label, occurs.
+
+    A record is in exactly one cell of each of the P tables, so that its vector has the norm sqrt(P), whatever the
+    record. One round.
+
+    Args:
+        layout: The table's columns.
+        label: Index of the label; None to count pairs without one.
+        pair_cells: Most coarse cells of a column in a pair.
+
+    Example:
+        >>> counts = LabelledCounts(OneHotLayout(cardinalities=(2, 3, 2)), label=2)
+        >>> counts.pairs, counts.dimension(1), round(counts.norm(1) ** 2)
+        (((0, 1),), 19, 4)
+    """
+
+    def __init__(self, layout: OneHotLayout, *, label: int | None, pair_cells: int = PAIR_CELLS) -> None:
+        labelled = label is not None and layout.columns > 2 and layout.cardinalities[label] <= MOST_LABELS
+        self.layout = layout
+        self.label = label if labelled else None
+        self.labels = layout.cardinalities[label] if labelled and label is not None else 1
+        self.cells = coarse_cells(layout, most=pair_cells)
+        self.cell_counts = tuple(int(cells.max()) + 1 for cells in self.cells)
+        self.pairs = tuple(pair for pair in combinations(range(layout.columns), 2) if self.label not in pair)
+        self._shapes = tuple((self.labels, self.cell_counts[i], self.cell_counts[j]) for i, j in self.pairs)
+        self._sizes = (*layout.cardinalities, *(labels * rows * columns for labels, rows, columns in self._shapes))
+
+    def dimension(self, number: int) -> int:
+        """Return the number of cells of all tables."""
+        del number
+        return sum(self._sizes)
+
+    def norm(self, number: int) -> float:
+        """Return the square root of the number of tables."""
+        del number
+        return math.sqrt(len(self._sizes))
+
+    def norms(self, number: int, codes: Tensor) -> Tensor:
+        """Return the same for every record: it follows from nothing but that a code lies in one cell."""
+        return torch.full((len(codes),), self.norm(number), dtype=torch.float64, device=codes.device)
+
+    def weighted_sum(self, number: int, codes: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted counts of all cells; see :meth:`Statistics.weighted_sum`."""
+        del number
+        codes, weights = codes.long(), weights.double()
+        coarse = [cells.to(codes.device)[codes[:, j]] for j, cells in enumerate(self.cells)]
+        label = 0 if self.label is None else codes[:, self.label]
+        places = [codes[:, j] for j in range(self.layout.columns)]
+        places += [
+            (label * rows + coarse[i]) * columns + coarse[j]
+            for (i, j), (_, rows, columns) in zip(self.pairs, self._shapes, strict=True)
+        ]
+        return torch.cat(
+            [torch.bincount(place, weights, minlength=size) for place, size in zip(places, self._sizes, strict=True)]
+        )
+
+    def read(self, means: Tensor, *, deviation: float) -> LabelledMarginals:
+        """Return the tables that a released vector ``[dimension]`` holds, as shares of the whole.
+
+        Every record is in every table: the mean of the tables' totals, whose noise is small, says how large the whole
+        is, where the public number of records was rough.
+        """
+        total = float(means.double().sum()) / len(self._sizes)
+        scale = 1.0 / max(total, 10.0 * deviation, 1e-9)
+        tables = torch.split(means.double() * scale, list(self._sizes))
+        columns = self.layout.columns
+        return LabelledMarginals(
+            columns=tuple(tables[:columns]),
+            pairs=tuple(table.view(shape) for table, shape in zip(tables[columns:], self._shapes, strict=True)),
+            deviation=deviation * scale,
+        )

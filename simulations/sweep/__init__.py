@@ -1,0 +1,1 @@
+"""Tuning: many trials of one study on records that may be looked at, and the best of them."""
