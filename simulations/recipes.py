@@ -71,23 +71,24 @@ class Recipe:
         return sections | ({"statistics": dict(self.statistics)} if self.statistics else {})
 
 
+def _fine(facts: PublicFacts) -> bool:
+    """Return whether many units meet a large epsilon, so that the noise is small enough for a weight per code."""
+    return facts.epsilon is None or facts.epsilon * facts.units >= _FINE_BUDGET
+
+
 def _vae_training(facts: PublicFacts) -> Section:
-    """Fewer rounds where few units can pay for little: 300 from 12,000 units on, about 100 at 500.
+    """Fewer rounds where few units can pay for little: 300 from 12,000 units on, about 100 at 500; half more where fine.
 
     The released average spans the last third of them, and the learning rate falls over the last two.
     """
-    rounds = max(50, min(300, round(300 * (facts.units / 12_000) ** (1 / 3))))
+    most = 450 if _fine(facts) else 300
+    rounds = max(50, min(most, round(most * (facts.units / 12_000) ** (1 / 3))))
     return {
         "rounds": rounds,
         "learning_rate": 0.05,
         "cooldown": round(2 * rounds / 3),
-        "averaging": round(1 - 3 / rounds, 4),
+        "averaging": round(1 - 3 / min(rounds, 300), 4),
     }
-
-
-def _fine(facts: PublicFacts) -> bool:
-    """Return whether many units meet a large epsilon, so that the noise is small enough for a weight per code."""
-    return facts.epsilon is None or facts.epsilon * facts.units >= _FINE_BUDGET
 
 
 def _vae_options(facts: PublicFacts) -> Section:
@@ -96,7 +97,7 @@ def _vae_options(facts: PublicFacts) -> Section:
 
 def _vae_clip_norm(facts: PublicFacts) -> float:
     """A record's gradient grows with its columns; clipping most of it away would bend the shapes of the columns."""
-    return round(max(1.0, (0.44 if _fine(facts) else 0.4) * facts.columns), 2)
+    return round(max(1.0, (0.55 if _fine(facts) else 0.4) * facts.columns), 2)
 
 
 _ONE_ROUND = {"rounds": 1, "share": 0.1}
