@@ -59,7 +59,7 @@ __all__ = [
     "write_job_release",
     "write_release",
 ]
-RELEASE_VERSION = 1
+RELEASE_VERSION = 2
 _WEIGHTS, _STUDY, _STATEMENT, _WORDS = (
     "generator.safetensors",
     "study.json",
