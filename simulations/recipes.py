@@ -77,7 +77,7 @@ def _fine(facts: PublicFacts) -> bool:
 
 
 def _vae_training(facts: PublicFacts) -> Section:
-    """Fewer rounds where few units can pay for little: 300 from 12,000 units on, about 100 at 500; half more where fine.
+    """Fewer rounds where few units can pay for little: 300 from 12,000 units on, about 100 at 500; or half more.
 
     The released average spans the last third of them, and the learning rate falls over the last two.
     """
