@@ -219,6 +219,7 @@ class TestCertificate:
         assert calls == [folder]
         assert (folder / "tls.pem").read_bytes() != old
         until(lambda: len(set(gate.certificates)) == 2)
+        assert len(set(gate.certificates)) == 2
         assert gate.certificates[0] != gate.certificates[-1]
 
     @pytest.mark.parametrize("days", [31, 20])
