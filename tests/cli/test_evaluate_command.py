@@ -33,7 +33,7 @@ def test_a_release_is_evaluated_with_its_statement(cloister, odd_release, real):
     assert any("--real was split" in note for note in found["notes"])
     assert evaluated(cloister, odd_release, "--real", real) == found
     other = evaluated(cloister, odd_release, "--real", real, "--seed", 1)
-    assert other["fidelity"]["one_way"] != found["fidelity"]["one_way"]
+    assert other["fidelity"] != found["fidelity"]  # all of it: two splits may well agree in one rounded mean
 
 
 def test_training_rows_and_count_are_taken_as_given(cloister, odd_release, real, real_file, tmp_path):
