@@ -7,6 +7,7 @@ import typer
 
 from cli.output import new_file
 from cli.result import print_json
+from cli.sample import open_release, release_hash
 
 if TYPE_CHECKING:
     from records.schema import Schema
@@ -16,8 +17,10 @@ schema = typer.Typer(
     rich_markup_mode=None,
     help="Write and check the public data dictionary.",
     epilog="\b\nExamples:\n  cloister schema draft visits.csv -o visits.schema.toml\n"
-    "  cloister schema check visits.schema.toml --data visits.csv",
+    "  cloister schema check visits.schema.toml --data visits.csv\n"
+    "  cloister schema bins counts.release -o learnt.schema.toml",
 )
+_LEARNT_FROM = 200_000
 
 
 @schema.command(epilog="\b\nExample:\n  cloister schema draft visits.csv -o visits.schema.toml")
@@ -67,6 +70,41 @@ def check(
         print_json(found)
     else:
         typer.echo(_table(found))
+
+
+@schema.command(epilog="\b\nExample:\n  cloister schema bins counts.release --bins 16 -o learnt.schema.toml")
+def bins(
+    folder: Annotated[Path, typer.Argument(metavar="RELEASE", help="Release of a study that counted the columns.")],
+    *,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Schema to write.")],
+    most: Annotated[int, typer.Option("--bins", min=2, help="Cells of a column, beside those of its points.")] = 16,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Cut the columns that have learn_bins = true at the quantiles of a release, for a next study.
+
+    It costs nothing beyond the release; the next study costs what its own statement says, and each site's ledger adds
+    up both.
+    """
+    import numpy as np
+    import tomli_w
+
+    from protocol.errors import PrivacyError
+    from records.learned_bins import learning_columns, with_learned_bins  # Arrow: slow to import
+
+    release = open_release(folder, "cpu")
+    if not release.statement.private and not release.study.public:
+        raise PrivacyError(
+            f"{folder} is not private: edges learnt from it would tell about its records.",
+            remedy="Use a release that was trained with noise, or one of a study of public records.",
+        )
+    drawn = np.concatenate(list(release.sample_codes(_LEARNT_FROM, allowed={}, seed=0)))
+    named = f"Cells learnt from release {release_hash(folder)}: {release.statement.headline()}"
+    learnt = with_learned_bins(release.schema, drawn, bins=most, source=named)
+    with new_file(output, force=force) as part:
+        part.write_bytes(tomli_w.dumps(learnt.to_mapping()).encode())
+    for name in learning_columns(release.schema):
+        typer.echo(f"{name}: {release.schema.column(name).cardinality} codes became {learnt.column(name).cardinality}.")
+    typer.echo(release.statement.headline())
 
 
 def _described(read: "Schema") -> dict[str, Any]:

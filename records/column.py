@@ -57,6 +57,7 @@ _ONLY_FOR: dict[str, tuple[Kind, ...]] = {
     "scale": (Kind.INTEGER, Kind.CONTINUOUS),
     "edges": (Kind.INTEGER, Kind.CONTINUOUS),
     "points": (Kind.INTEGER, Kind.CONTINUOUS),
+    "learn_bins": (Kind.INTEGER, Kind.CONTINUOUS),
     "out_of_bounds": BOUNDED,
     "format": (Kind.DATE,),
 }
@@ -82,6 +83,7 @@ class Column:
         scale: Spacing of the cells, and of the values that are drawn within a cell.
         edges: Explicit edges instead of ``lower``, ``upper`` and ``bins``.
         points: Values with a cell of their own, such as a zero that many records hold.
+        learn_bins: Whether cells may be put together by released counts, for a later study.
         missing: Whether a value may be missing; that is one more code and is modelled.
         missing_values: Texts (or numbers, as text) that mean missing in this column.
         out_of_bounds: Whether values beyond the bounds are refused or moved to the bound.
@@ -112,6 +114,7 @@ class Column:
     scale: Scale = Scale.LINEAR
     edges: tuple[Number, ...] = ()
     points: tuple[Number, ...] = ()
+    learn_bins: bool = False
     missing: bool = False
     missing_values: tuple[str, ...] = ()
     out_of_bounds: OutOfBounds = OutOfBounds.REFUSE
