@@ -96,8 +96,12 @@ def _vae_options(facts: PublicFacts) -> Section:
 
 
 def _vae_clip_norm(facts: PublicFacts) -> float:
-    """A record's gradient grows with its columns; clipping most of it away would bend the shapes of the columns."""
-    return round(max(1.0, (0.55 if _fine(facts) else 0.4) * facts.columns), 2)
+    """The typical norm of a record's gradient where columns are few; less than that where they are many.
+
+    The norm grows with the columns. Clipping most of it away bends the shapes of the columns, which shows in small
+    tables; in wide ones the noise that a large clip norm brings is the greater evil.
+    """
+    return round(max(1.0, (2.06 if _fine(facts) else 1.5) * math.sqrt(facts.columns)), 1)
 
 
 _ONE_ROUND = {"rounds": 1, "share": 0.1}
