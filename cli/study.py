@@ -54,7 +54,8 @@ def new(
 
     if output.exists():
         raise InputError(f"{output} exists.", remedy="Choose a new file.")
-    recipe = _recipe(family, schema, records=records, epsilon=epsilon)
+    noises = sites if trust == "none" else 1
+    recipe = _recipe(family, schema, records=records, epsilon=epsilon, noises=noises)
     privacy = {"epsilon": epsilon, **recipe["privacy"], "unit": unit, "trust": trust}
     mapping = {
         "study": {"name": name, "purpose": purpose},
@@ -80,7 +81,7 @@ def new(
     sys.stdout.write(f"Written: {output}.{todo} Next: cloister study check {shlex.quote(str(output))}\n")
 
 
-def _recipe(family: str, schema: Path, *, records: int, epsilon: float) -> dict[str, Any]:
+def _recipe(family: str, schema: Path, *, records: int, epsilon: float, noises: int) -> dict[str, Any]:
     """Return the sections of a study that this version's recipe for a family gives."""
     from records.schema import Schema
     from simulations.recipes import RECIPES, PublicFacts
@@ -94,7 +95,8 @@ def _recipe(family: str, schema: Path, *, records: int, epsilon: float) -> dict[
             f"{schema} describes images.",
             remedy="Begin with a copy of a ready study of images: see docs/image-studies.md.",
         )
-    return found.sections(PublicFacts(units=records, columns=len(dictionary.columns), epsilon=epsilon))
+    facts = PublicFacts(units=records, columns=len(dictionary.columns), epsilon=epsilon, noises=noises)
+    return found.sections(facts)
 
 
 @study.command(epilog="Example: cloister study check my-study.toml")

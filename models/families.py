@@ -40,7 +40,7 @@ _TABLE: Mapping[str, _Entry[Any]] = {
     "vae": _Entry(options=VaeOptions, construct=VariationalAutoencoder),
     "gan": _Entry(options=GanOptions, construct=AdversarialNetwork, labelled=True),
     "vaegan": _Entry(options=VaeGanOptions, construct=AdversarialAutoencoder),
-    "moments": _Entry(options=MomentsOptions, construct=MomentGenerator),
+    "moments": _Entry(options=MomentsOptions, construct=MomentGenerator, labelled=True),
 }
 
 FAMILIES: tuple[str, ...] = tuple(_TABLE)

@@ -19,9 +19,8 @@ from torch.nn import functional
 from models.adversarial import AdversarialLoss, fake_gradient, table_critic
 from models.autoregressive import draw_allowed, draw_codes
 from models.family import Family
-from models.labelled_counts import LabelledCounts
 from models.layout import OneHotLayout
-from models.marginals import PAIR_CELLS, code_logits
+from models.marginals import PAIR_CELLS, MarginalCounts, code_logits
 from models.optimiser_state import load_optimiser_state, optimiser_state
 from models.residual_generator import ResidualGenerator, column_shares, draw_columns, even_labels, straight_through
 from models.statistics import Statistics
@@ -110,7 +109,7 @@ class AdversarialNetwork(Family):
             shares=torch.tensor(options.class_shares or (0.0,) * self.classes),
         )
         self.critic = table_critic(layout.width, options.critic_widths)
-        self._counts = LabelledCounts(layout, label=options.label, pair_cells=options.pair_cells)
+        self._counts = MarginalCounts(layout, pairs=True, label=options.label, pair_cells=options.pair_cells)
         self._released: tuple[Tensor, float] | None = None
         self._match: TableMatch | None = None
         self.initialise(generator=torch.Generator().manual_seed(0))

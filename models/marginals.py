@@ -1,4 +1,9 @@
-"""Counts of columns and of pairs of columns, as a statistics round releases them: with noise, for everybody."""
+"""Counts of columns and of pairs of columns, as a statistics round releases them: with noise, for everybody.
+
+Pairs may be counted each label by itself: what a classifier needs to know, at hardly more noise. A table of two columns
+and the label holds every pair with the label, and the pair itself as the sum over labels. It is one table all the same:
+a record is in one cell of it, so that the noise of a cell is no larger than without the label.
+"""
 
 import math
 from collections.abc import Sequence
@@ -14,6 +19,8 @@ from models.statistics import Statistics
 
 PAIR_CELLS = 16
 """Most cells of a column in a table of two columns."""
+MOST_LABELS = 4
+"""With more labels the tables would be thin, and pairs are counted without them."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,8 +30,8 @@ class Marginals:
     Attributes:
         columns: For every column the shares of its codes, float64 ``[K_j]``, noisy: they may be negative and need not
             add up to one.
-        pairs: For every pair of columns the shares of its coarse cells, ``[C_i, C_j]``, in the order of
-            ``itertools.combinations``; empty where no pairs were asked for.
+        pairs: For every pair of columns the shares of its coarse cells by label, ``[L, C_i, C_j]``, in the order of
+            :attr:`MarginalCounts.pairs`; L is 1 where labels are not told apart. Noisy too.
         deviation: Standard deviation of the noise of every share.
     """
 
@@ -34,7 +41,7 @@ class Marginals:
 
 
 class MarginalCounts(Statistics):
-    """How often every code, and every coarse pair of codes, occurs.
+    """How often every code, and every coarse pair of codes, occurs; pairs by label where there is one.
 
     A record is in exactly one cell of each of the P tables, so that its vector has the norm sqrt(P), whatever the
     record. One round.
@@ -42,15 +49,35 @@ class MarginalCounts(Statistics):
     Args:
         layout: The table's columns.
         pairs: Whether to count pairs of columns too.
+        label: Index of the label by which pairs are told apart, or None. A label of more than :data:`MOST_LABELS`
+            codes, or one that leaves no pair of other columns, is a column like any other.
         pair_cells: Most coarse cells of a column in a pair.
+
+    Attributes:
+        label: Index of the label by which pairs are told apart; None where they are not.
+        labels: L, the number of its codes; 1 where there is none.
+        pairs: The pairs of columns that are counted, the label in none of them.
+        cells: For every column the coarse cell of each code.
+        cell_counts: For every column the number C of its coarse cells.
+
+    Example:
+        >>> counts = MarginalCounts(OneHotLayout(cardinalities=(2, 3, 2)), pairs=True, label=2)
+        >>> counts.pairs, counts.dimension(1), round(counts.norm(1) ** 2)
+        (((0, 1),), 19, 4)
     """
 
-    def __init__(self, layout: OneHotLayout, *, pairs: bool = False, pair_cells: int = PAIR_CELLS) -> None:
+    def __init__(
+        self, layout: OneHotLayout, *, pairs: bool = False, label: int | None = None, pair_cells: int = PAIR_CELLS
+    ) -> None:
         self.layout = layout
+        self.label = label if pairs and _tells_apart(layout, label) else None
+        self.labels = 1 if self.label is None else layout.cardinalities[self.label]
         self.cells = coarse_cells(layout, most=pair_cells)
         self.cell_counts = tuple(int(cells.max()) + 1 for cells in self.cells)
-        self.pairs = tuple(combinations(range(layout.columns), 2)) if pairs else ()
-        self._sizes = (*layout.cardinalities, *(self.cell_counts[i] * self.cell_counts[j] for i, j in self.pairs))
+        others = [column for column in range(layout.columns) if column != self.label]
+        self.pairs = tuple(combinations(others, 2)) if pairs else ()
+        self._shapes = tuple((self.labels, self.cell_counts[i], self.cell_counts[j]) for i, j in self.pairs)
+        self._sizes = (*layout.cardinalities, *(math.prod(shape) for shape in self._shapes))
 
     def dimension(self, number: int) -> int:
         """Return the number of cells of all tables."""
@@ -69,11 +96,14 @@ class MarginalCounts(Statistics):
     def weighted_sum(self, number: int, codes: Tensor, weights: Tensor) -> Tensor:
         """Return the weighted counts of all cells; see :meth:`Statistics.weighted_sum`."""
         del number
-        codes = codes.long()
+        codes, weights = codes.long(), weights.double()
         coarse = [cells.to(codes.device)[codes[:, j]] for j, cells in enumerate(self.cells)] if self.pairs else []
+        label = 0 if self.label is None else codes[:, self.label]
         places = [codes[:, j] for j in range(self.layout.columns)]
-        places += [coarse[i] * self.cell_counts[j] + coarse[j] for i, j in self.pairs]
-        weights = weights.double()
+        places += [
+            (label * rows + coarse[i]) * columns + coarse[j]
+            for (i, j), (_, rows, columns) in zip(self.pairs, self._shapes, strict=True)
+        ]
         return torch.cat(
             [torch.bincount(place, weights, minlength=size) for place, size in zip(places, self._sizes, strict=True)]
         )
@@ -84,18 +114,20 @@ class MarginalCounts(Statistics):
         Every record is in every table: the mean of the tables' totals, whose noise is small, says how large the whole
         is, where the public number of records was rough.
         """
-        columns = self.layout.columns
         total = float(means.double().sum()) / len(self._sizes)
         scale = 1.0 / max(total, 10.0 * deviation, 1e-9)
-        tables, deviation = torch.split(means.double() * scale, list(self._sizes)), deviation * scale
+        tables = torch.split(means.double() * scale, list(self._sizes))
+        columns = self.layout.columns
         return Marginals(
             columns=tuple(tables[:columns]),
-            pairs=tuple(
-                table.view(self.cell_counts[i], self.cell_counts[j])
-                for (i, j), table in zip(self.pairs, tables[columns:], strict=True)
-            ),
-            deviation=deviation,
+            pairs=tuple(table.view(shape) for table, shape in zip(tables[columns:], self._shapes, strict=True)),
+            deviation=deviation * scale,
         )
+
+
+def _tells_apart(layout: OneHotLayout, label: int | None) -> bool:
+    """Whether pairs are counted by this label: it has few codes, and leaves a pair of other columns."""
+    return label is not None and layout.columns > 2 and layout.cardinalities[label] <= MOST_LABELS
 
 
 def code_logits(tables: Sequence[Tensor], *, deviation: float) -> tuple[Tensor, ...]:

@@ -1,7 +1,8 @@
 """A generator that meets released counts of columns and pairs of columns, and nothing else: one round is enough.
 
-A statistics round releases, with noise, how often every code and every coarse pair of codes occurs. The server then
-fits a mixture of independent columns to these counts, for as many steps as it likes: all of it is post-processing.
+A statistics round releases, with noise, how often every code and every coarse pair of codes occurs, pairs under each
+label by itself where labels are few. The server then fits a mixture of independent columns to these counts, for as
+many steps as it likes: all of it is post-processing.
 The pair tables of such a mixture are products of small matrices, so that they are met without drawing a single row.
 
 Source: fitting a generator to noisy queries: Liu, Vietri and Wu (2021); mixtures of products as its form: Aydore et al.
@@ -19,8 +20,9 @@ from torch.nn import functional
 from models.autoregressive import draw_codes
 from models.family import Family
 from models.layout import OneHotLayout
-from models.marginals import PAIR_CELLS, MarginalCounts, Marginals, code_logits
+from models.marginals import PAIR_CELLS, MarginalCounts, code_logits
 from models.statistics import Statistics
+from models.table_match import TableMatch
 from protocol.errors import StudyError
 
 _LOOK_EVERY = 25
@@ -35,12 +37,19 @@ class MomentsOptions:
         pair_cells: Most coarse cells of a column in a table of two columns.
         steps: Most steps of the fit; it ends earlier where the counts are met as well as their noise allows.
         rate: Learning rate of the fit's Adam.
+        spread: Standard deviation of the logits by which components differ before the fit. What the fit leaves of it
+            ties columns together that nothing released does; too little leaves components alike.
+        by_label: Whether pairs are counted under each label by itself, where the label has few codes.
+        label: Index of the label, or None. A study may leave it out: it is then the schema's target.
     """
 
     components: int = 512
     pair_cells: int = PAIR_CELLS
     steps: int = 1500
     rate: float = 0.05
+    spread: float = 0.5
+    by_label: bool = True
+    label: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse sizes and rates that cannot fit anything."""
@@ -49,8 +58,9 @@ class MomentsOptions:
                 f"model.options: components={self.components}, steps={self.steps}, pair_cells={self.pair_cells}.",
                 remedy="Give at least 1 component, 1 step and 2 cells.",
             )
-        if not 0 < self.rate < float("inf"):
-            raise StudyError(f"model.options.rate={self.rate}.", remedy="Give a positive number.")
+        for key in ("rate", "spread"):
+            if not 0 < getattr(self, key) < float("inf"):
+                raise StudyError(f"model.options.{key}={getattr(self, key)}.", remedy="Give a positive number.")
 
 
 class ProductMixture(nn.Module):
@@ -67,6 +77,10 @@ class ProductMixture(nn.Module):
         self.weights = nn.Parameter(torch.zeros(components))
         self.codes = nn.Parameter(torch.zeros(components, layout.width))
 
+    def shares(self) -> Tensor:
+        """Return the share of each component, ``[components]``."""
+        return functional.softmax(self.weights, dim=0)
+
     def probabilities(self) -> list[Tensor]:
         """Return for every column the probability of its codes in each component, ``[components, K_j]``."""
         return [functional.softmax(block, dim=1) for block in self.layout.split(self.codes)]
@@ -78,7 +92,11 @@ class MomentGenerator(Family):
     def __init__(self, layout: OneHotLayout, options: MomentsOptions) -> None:
         super().__init__(layout)
         self.options = options
-        self._counts = MarginalCounts(layout, pairs=True, pair_cells=options.pair_cells)
+        if options.label is not None and not 0 <= options.label < layout.columns:
+            remedy = f"Give a column index below {layout.columns}."
+            raise StudyError(f"model.options.label={options.label}.", remedy=remedy)
+        label = options.label if options.by_label else None
+        self._counts = MarginalCounts(layout, pairs=True, label=label, pair_cells=options.pair_cells)
         self._mixture = ProductMixture(layout, components=options.components)
         # A request always carries weights; this family has none to send.
         self._asked = nn.Linear(1, 1, bias=False)
@@ -89,7 +107,7 @@ class MomentGenerator(Family):
         with torch.no_grad():
             nn.init.zeros_(self._asked.weight)
             nn.init.zeros_(self._mixture.weights)
-            nn.init.normal_(self._mixture.codes, generator=generator)
+            nn.init.normal_(self._mixture.codes, std=self.options.spread, generator=generator)
 
     @property
     def shared(self) -> nn.Module:
@@ -103,7 +121,7 @@ class MomentGenerator(Family):
 
     @property
     def statistics(self) -> Statistics:
-        """Counts of every column and of every pair of columns."""
+        """Counts of every column and of every pair of columns, by label where labels are few."""
         return self._counts
 
     def unit_loss(self, codes: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -127,12 +145,14 @@ class MomentGenerator(Family):
         with torch.no_grad():
             shapes = torch.cat(code_logits(found.columns, deviation=found.deviation))
             self._mixture.codes.add_(shapes.to(self._mixture.codes))
-        fit = _Fit(self._counts, found, device=device)
+        match = TableMatch(self._counts, found, device=device)
         optimiser = torch.optim.Adam(self._mixture.parameters(), lr=self.options.rate)
         for step in range(self.options.steps):
             optimiser.zero_grad(set_to_none=True)
-            loss = fit.loss(self._mixture)
-            if step % _LOOK_EVERY == 0 and float(loss.detach()) <= fit.noise:
+            columns = self._mixture.probabilities()
+            labels = None if self._counts.label is None else columns[self._counts.label]
+            loss = match.squares(torch.cat(columns, dim=1), labels, weights=self._mixture.shares())
+            if step % _LOOK_EVERY == 0 and float(loss.detach()) <= match.noise:
                 break
             torch.autograd.backward([loss])
             optimiser.step()
@@ -156,36 +176,3 @@ class MomentGenerator(Family):
         """Return records that count for nothing, under conditions that have no probability."""
         codes = torch.zeros(count, self.layout.columns, dtype=torch.long, device=weight.device)
         return codes, torch.full((count,), float("-inf"), device=weight.device)
-
-
-class _Fit:
-    """How far a mixture's tables are from the released ones.
-
-    Attributes:
-        noise: What the loss is, on average, of the true tables.
-    """
-
-    def __init__(self, counts: MarginalCounts, found: Marginals, *, device: torch.device) -> None:
-        self._maps = [functional.one_hot(cells).float().to(device) for cells in counts.cells]
-        self._columns = [table.float() for table in found.columns]
-        sizes = counts.cell_counts
-        starts = [sum(sizes[:j]) for j in range(len(sizes))]
-        self._pairs = torch.zeros(sum(sizes), sum(sizes), device=device)
-        self._known = torch.zeros_like(self._pairs)
-        for (i, j), table in zip(counts.pairs, found.pairs, strict=True):
-            place = (slice(starts[i], starts[i] + sizes[i]), slice(starts[j], starts[j] + sizes[j]))
-            self._pairs[place] = table.float()
-            self._known[place] = 1.0
-        cells = sum(len(table) for table in self._columns) + float(self._known.sum())
-        self.noise = cells * found.deviation**2
-
-    def loss(self, mixture: ProductMixture) -> Tensor:
-        """Return the sum of squared differences over all cells."""
-        shares = functional.softmax(mixture.weights, dim=0)
-        columns = mixture.probabilities()
-        singles = [
-            (shares @ column - table).square().sum() for column, table in zip(columns, self._columns, strict=True)
-        ]
-        coarse = torch.cat([column @ cells for column, cells in zip(columns, self._maps, strict=True)], dim=1)
-        pairs = coarse.T @ (shares[:, None] * coarse)
-        return torch.stack(singles).sum() + ((pairs - self._pairs) * self._known).square().sum()

@@ -1,8 +1,9 @@
 """How each family of tables is trained where nobody says otherwise: one recipe for every study.
 
-A recipe depends on what is public - the number of units, the number of columns, epsilon - by formulas that are the same
-for all records; it knows no data set. The recipes were chosen by runs on adult-binned at epsilon 1 and 10 and on small
-medical sets, judged by the measures of the results table: for these sets its figures are to that extent optimistic.
+A recipe depends on what is public - the number of units and of columns, epsilon, how much noise is added - by formulas
+that are the same for all records; it knows no data set. The recipes were chosen by runs on adult-binned at epsilon 1
+and 10 and on medical sets, judged by the measures of the results table: for these sets its figures are to that extent
+optimistic.
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import Any
 Section = dict[str, Any]
 
 _FINE_BUDGET = 100_000.0
-"""Epsilon times units from which on the weights of single codes are worth their noise."""
+"""Epsilon times units, where noise is added once, from which on the weights of single codes are worth their noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +25,13 @@ class PublicFacts:
         units: Public number of units of the whole federation.
         columns: Number of modelled columns.
         epsilon: Target; None where the noise is given, or there is none.
+        noises: How many whole noises a sum has: 1 for pooled records or under a secure sum, else the number of sites.
     """
 
     units: int
     columns: int
     epsilon: float | None
+    noises: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +75,11 @@ class Recipe:
 
 
 def _fine(facts: PublicFacts) -> bool:
-    """Return whether many units meet a large epsilon, so that the noise is small enough for a weight per code."""
-    return facts.epsilon is None or facts.epsilon * facts.units >= _FINE_BUDGET
+    """Return whether many units meet a large epsilon, so that the noise is small enough for a weight per code.
+
+    The noise of n sites that each add the whole is that of one site at about epsilon over the square root of n.
+    """
+    return facts.epsilon is None or facts.epsilon / math.sqrt(facts.noises) * facts.units >= _FINE_BUDGET
 
 
 def _vae_training(facts: PublicFacts) -> Section:

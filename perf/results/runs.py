@@ -21,6 +21,7 @@ from perf.results.sets import SETS, Prepared, prepare, unit_count
 from perf.results.setting import Among, Peer, Setting, Yardstick
 from privacy.statement import Statement
 from protocol.study import Study
+from protocol.terms import Trust
 from records.dataset import Records
 from records.schema import Schema
 from simulations.federation import alone, simulate
@@ -95,7 +96,8 @@ def study_of(setting: Setting, *, public_records: int, changes: Changes = _NO_CH
     """Return the study of a training: the family's recipe at these public facts."""
     data_set = SETS[setting.data_set]
     columns = len(Schema.from_mapping(data_set.schema_mapping).columns)
-    facts = PublicFacts(units=public_records, columns=columns, epsilon=setting.epsilon or None)
+    noises = 1 if setting.trust is Trust.SUM or setting.among is Among.ALONE else setting.sites
+    facts = PublicFacts(units=public_records, columns=columns, epsilon=setting.epsilon or None, noises=noises)
     recipe = RECIPES[setting.system].sections(facts)
     statistics = {**recipe.get("statistics", {}), **changes.statistics}
     return Study.from_mapping(

@@ -53,6 +53,59 @@ def test_draws_meet_the_pairs_that_were_released():
     assert distance(table, shuffled) > 0.15
 
 
+def three_way(table, drawn):
+    """Total variation over all three columns together, the long one in eight cells."""
+    places = [(c[:, 0] * 8 + c[:, 1] // 5) * 2 + c[:, 2] for c in (table, drawn)]
+    shares = [torch.bincount(p, minlength=48) / len(p) for p in places]
+    return float((shares[0] - shares[1]).abs().sum() / 2)
+
+
+def parity_table(count=3000):
+    """The second column's half is the parity of the first and the label: no pair of columns shows it."""
+    made = generator(8)
+    first, label = torch.randint(2, (count,), generator=made), torch.randint(2, (count,), generator=made)
+    second = 20 * ((first + label) % 2) + torch.randint(20, (count,), generator=made)
+    return torch.stack([first, second, label], dim=1)
+
+
+def test_pairs_by_label_hold_what_pairs_do_not():
+    table = parity_table()
+    with_labels, without = (
+        fitted(table, label=2, by_label=by_label).draw(20_000, allowed={}, generator=generator(1))[0]
+        for by_label in (True, False)
+    )
+    assert distance(table, with_labels) < 0.03
+    assert three_way(table, with_labels) < 0.08
+    assert distance(table, without) < 0.03
+    assert three_way(table, without) > 0.3
+
+
+def test_the_label_is_the_target_and_a_study_may_do_without():
+    def counts(target, **options):
+        return build_family("moments", options, cardinalities=(3, 40, 2, 9), label=target).statistics
+
+    assert counts(2).label == 2
+    assert counts(2).labels == 2
+    assert counts(None, label=2).label == 2
+    plain = counts(None)
+    # No target, no wish for labels, and a target of many codes: the same tables, in the same order.
+    for other in (counts(2, by_label=False), counts(3), plain):
+        assert other.label is None
+        assert other.pairs == tuple(itertools.combinations(range(4), 2))
+        assert other.dimension(1) == plain.dimension(1)
+    with pytest.raises(StudyError, match=r"label=4.*below 4"):
+        counts(4)
+
+
+def test_weights_do_not_depend_on_what_is_counted():
+    """A release of a study that was made when pairs had no labels can be read all the same."""
+    shapes = [
+        {name: tuple(weight.shape) for name, weight in family.generator.state_dict().items()}
+        for family in (build_family("moments", {}, cardinalities=(3, 40, 2), label=label) for label in (None, 2))
+    ]
+    assert shapes[0] == shapes[1] == {"weights": (512,), "codes": (512, 45)}
+
+
 def misfit(family, noise):
     """Root mean square difference between the mixture's shares of codes and the noisy ones, in units of the noise."""
     table = dependent_table()
@@ -108,7 +161,9 @@ def test_it_is_not_trained_by_gradients():
         family.unit_loss(torch.zeros(1, 2), generator=generator())
 
 
-@pytest.mark.parametrize("options", [{"components": 0}, {"steps": 0}, {"pair_cells": 1}, {"rate": 0.0}])
+@pytest.mark.parametrize(
+    "options", [{"components": 0}, {"steps": 0}, {"pair_cells": 1}, {"rate": 0.0}, {"spread": 0.0}]
+)
 def test_sizes_that_fit_nothing_are_refused(options):
     with pytest.raises(StudyError):
         MomentsOptions(**options)
