@@ -7,13 +7,15 @@ factorised decoder, ``prod_j p(x_j | z)``, is its ablation.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.geometry import SPLINES, FeatureMap
+from models.geometry import SPLINES, ShortFeatures
 from models.layout import OneHotLayout
+from privacy.indicator_linear import IndicatorLinear
 from protocol.errors import InputError
 
 INPUT_SCALE = 0.7
@@ -60,14 +62,16 @@ class AutoregressiveDecoder(nn.Module):
         self.order = tuple(fewest_first if order is None else order)
         if sorted(self.order) != list(range(layout.columns)):
             raise InputError(f"Column order {self.order}.", remedy="Name every column once.")
-        self.features = FeatureMap(layout, splines=splines)
+        self.features = ShortFeatures(layout, splines=splines)
         self.input_scale = input_scale
         self.latent_scale = latent_scale
         sizes = [self.features.sizes[column] for column in self.order]
         self.starts = tuple(sum(sizes[:j]) for j in range(len(sizes) + 1))
         self.shapes = nn.Linear(1, layout.width, bias=False)
+        self.ends = self.features.ends(self.order)
         self.heads = nn.ModuleList(
-            nn.Linear(latent + start, size, bias=False) for start, size in zip(self.starts, sizes, strict=False)
+            IndicatorLinear(latent + start, size, scale=input_scale)
+            for start, size in zip(self.starts, sizes, strict=False)
         )
         self.initialise()
 
@@ -82,13 +86,26 @@ class AutoregressiveDecoder(nn.Module):
         """Set the number ``b_j`` of every code: logits ``[K_j]`` of every column, in column order."""
         self.shapes.weight.copy_(torch.cat([part.to(self.shapes.weight) for part in logits])[:, None])
 
+    @torch.no_grad()
+    def set_dependence(self, column: int, *, on: int, weights: Tensor) -> None:
+        """Set how the features of a column depend on those of an earlier one: weights ``[M_column, M_on]``.
+
+        Where the other comes later nothing is set.
+        """
+        behind, before = self.order.index(column), self.order.index(on)
+        if before >= behind:
+            return
+        block = slice(self.latent + self.starts[before], self.latent + self.starts[before + 1])
+        head = cast(nn.Linear, self.heads[behind]).weight
+        head[:, block] = (weights / self.input_scale).to(head)
+
     def negative_log_likelihood(self, codes: Tensor, latent: Tensor) -> Tensor:
         """Return ``-log p(x | z)``, ``[n]``, of codes ``[n, columns]`` and latents ``[n, latent]``."""
         codes = codes.long()
-        inputs = torch.cat([self.latent_scale * latent, self.input_scale * self.features(codes, self.order)], dim=1)
-        shapes = self._shapes(latent)
+        known = self._scaled(self.features(codes, self.order))
+        latent, shapes = self.latent_scale * latent, self._shapes(latent)
         losses = [
-            functional.cross_entropy(self._logits(j, inputs, shapes), codes[:, column], reduction="none")
+            functional.cross_entropy(self._logits(j, latent, known, shapes), codes[:, column], reduction="none")
             for j, column in enumerate(self.order)
         ]
         return torch.stack(losses).sum(dim=0)
@@ -111,28 +128,38 @@ class AutoregressiveDecoder(nn.Module):
             minus infinity the record is void and its codes may break a restriction.
         """
         codes = torch.empty(latent.shape[0], self.layout.columns, dtype=torch.long, device=latent.device)
-        inputs = torch.cat([self.latent_scale * latent, latent.new_zeros(latent.shape[0], self.starts[-1])], dim=1)
+        known = (codes if self.features.indicators else latent).new_zeros(latent.shape[0], self.ends[-1])
         weight = torch.zeros(latent.shape[0], device=latent.device)
-        shapes = self._shapes(latent)
+        latent, shapes = self.latent_scale * latent, self._shapes(latent)
         for j, column in enumerate(self.order):
-            logits = self._logits(j, inputs, shapes)
+            logits = self._logits(j, latent, known, shapes)
             drawn, log_mass = draw_allowed(logits, allowed=allowed.get(column), generator=generator)
             weight += log_mass
             codes[:, column] = drawn
-            block = slice(self.latent + self.starts[j], self.latent + self.starts[j + 1])
-            inputs[:, block] = self.input_scale * self.features.of(column)[drawn]
+            known[:, self.ends[j] : self.ends[j + 1]] = self._entry(j, drawn)
         return codes, weight
+
+    def _scaled(self, known: Tensor) -> Tensor:
+        """Return features times their factor, which the heads know of those that are given by place."""
+        return known if self.features.indicators else self.input_scale * known
+
+    def _entry(self, j: int, drawn: Tensor) -> Tensor:
+        """Return what the codes ``[n]`` of the j-th column in order say to the columns behind it."""
+        features = self.features.of(self.order[j])
+        if self.features.indicators:
+            return self.starts[j] + features.argmax(dim=1)[drawn, None]
+        return self._scaled(features[drawn])
 
     def _shapes(self, latent: Tensor) -> Sequence[Tensor]:
         """Return the numbers ``b_j``, a view ``[n, K_j]`` for every column."""
         return self.layout.split(self.shapes(latent.new_ones(latent.shape[0], 1)))
 
-    def _logits(self, j: int, inputs: Tensor, shapes: Sequence[Tensor]) -> Tensor:
-        """Return the logits ``[n, K]`` of the j-th column in order; ``inputs`` hold latents and features."""
-        column, end = self.order[j], self.latent + self.starts[j]
-        if end == 0:
+    def _logits(self, j: int, latent: Tensor, known: Tensor, shapes: Sequence[Tensor]) -> Tensor:
+        """Return the logits ``[n, K]`` of the j-th column in order, of scaled latents and what is known of it."""
+        column = self.order[j]
+        if self.latent + self.starts[j] == 0:
             return shapes[column]
-        signal = self.heads[j](inputs[:, :end])
+        signal = self.heads[j](latent, known[:, : self.ends[j]])
         features = self.features.of(column)
         logits: Tensor = shapes[column] + (signal if _is_identity(features) else signal @ features.T)
         return logits

@@ -37,9 +37,9 @@ class _Entry(Generic[_Options]):
 
 
 _TABLE: Mapping[str, _Entry[Any]] = {
-    "vae": _Entry(options=VaeOptions, construct=VariationalAutoencoder),
+    "vae": _Entry(options=VaeOptions, construct=VariationalAutoencoder, labelled=True),
     "gan": _Entry(options=GanOptions, construct=AdversarialNetwork, labelled=True),
-    "vaegan": _Entry(options=VaeGanOptions, construct=AdversarialAutoencoder),
+    "vaegan": _Entry(options=VaeGanOptions, construct=AdversarialAutoencoder, labelled=True),
     "moments": _Entry(options=MomentsOptions, construct=MomentGenerator, labelled=True),
 }
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layout import OneHotLayout
+from protocol.errors import InputError
 
 SPLINES = 8
 """Hat functions over a line of codes."""
@@ -67,13 +68,21 @@ class FeatureMap(nn.Module):
     Args:
         layout: The table's columns.
         splines: Hat functions over a line of codes; 0 for an indicator per code.
+
+    Attributes:
+        sizes: Number of features of every column.
+        indicators: Whether every code has one feature, of value 1: then their places say all.
     """
 
     def __init__(self, layout: OneHotLayout, *, splines: int = SPLINES) -> None:
         super().__init__()
         for column, rows in enumerate(column_features(layout, splines=splines)):
             self.register_buffer(f"column_{column}", rows, persistent=False)
-        self.sizes = tuple(self.of(column).shape[1] for column in range(layout.columns))
+        found = [self.of(column) for column in range(layout.columns)]
+        self.sizes = tuple(rows.shape[1] for rows in found)
+        self.indicators = all(bool(((rows == 0) | (rows == 1)).all() & (rows.sum(dim=1) == 1).all()) for rows in found)
+        self.register_buffer("cells", torch.cat([rows.argmax(dim=1) for rows in found]), persistent=False)
+        self._cardinalities, self._offsets = layout.cardinalities, layout.offsets
 
     def of(self, column: int) -> Tensor:
         """Return the features of a column's codes, ``[K, M]``."""
@@ -84,6 +93,42 @@ class FeatureMap(nn.Module):
         """Return the features ``[n, sum of M]`` of codes ``[n, columns]``, columns in the given order."""
         columns = range(codes.shape[1]) if order is None else order
         return torch.cat([self.of(column)[codes[:, column].long()] for column in columns], dim=1)
+
+    def places(self, codes: Tensor, order: Sequence[int] | None = None) -> Tensor:
+        """Return where the ones of the features are, int64 ``[n, columns]``, columns in the given order.
+
+        Only where all features are indicators.
+
+        Raises:
+            InputError: If a column has a code that its layout does not have.
+        """
+        columns = list(range(codes.shape[1]) if order is None else order)
+        starts = torch.tensor([0, *(self.sizes[column] for column in columns[:-1])], device=codes.device).cumsum(dim=0)
+        offsets = torch.tensor([self._offsets[column] for column in columns], device=codes.device)
+        limits = torch.tensor([self._cardinalities[column] for column in columns], device=codes.device)
+        codes = codes[:, columns].long()
+        wrong = (codes < 0) | (codes >= limits)
+        if bool(wrong.any()):  # or else it would be read as a code of a neighbour
+            column = columns[int(wrong.any(dim=0).nonzero()[0])]
+            raise InputError(
+                f"Column {column} has a code outside 0 ... {self._cardinalities[column] - 1}.",
+                remedy="Encode the records with the schema that the layout is of.",
+            )
+        cells: Tensor = self.get_buffer("cells")
+        return cells[codes + offsets] + starts
+
+
+class ShortFeatures(FeatureMap):
+    """The features of whole records in the form that an indicator layer reads best: as places where that says all."""
+
+    def forward(self, codes: Tensor, order: Sequence[int] | None = None) -> Tensor:
+        """Return places, int64 ``[n, columns]``, or else features, ``[n, sum of M]``; columns in the given order."""
+        return self.places(codes, order) if self.indicators else super().forward(codes, order)
+
+    def ends(self, order: Sequence[int]) -> tuple[int, ...]:
+        """Return how many coordinates of the short form belong to the first 0, 1, 2, ... columns in this order."""
+        sizes = [1 if self.indicators else self.sizes[column] for column in order]
+        return tuple(sum(sizes[:j]) for j in range(len(sizes) + 1))
 
 
 def _features(size: int, line: int, group: tuple[int, ...], splines: int) -> Tensor:

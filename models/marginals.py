@@ -70,7 +70,7 @@ class MarginalCounts(Statistics):
         self, layout: OneHotLayout, *, pairs: bool = False, label: int | None = None, pair_cells: int = PAIR_CELLS
     ) -> None:
         self.layout = layout
-        self.label = label if pairs and _tells_apart(layout, label) else None
+        self.label = label if pairs and tells_apart(layout, label) else None
         self.labels = 1 if self.label is None else layout.cardinalities[self.label]
         self.cells = coarse_cells(layout, most=pair_cells)
         self.cell_counts = tuple(int(cells.max()) + 1 for cells in self.cells)
@@ -125,8 +125,8 @@ class MarginalCounts(Statistics):
         )
 
 
-def _tells_apart(layout: OneHotLayout, label: int | None) -> bool:
-    """Whether pairs are counted by this label: it has few codes, and leaves a pair of other columns."""
+def tells_apart(layout: OneHotLayout, label: int | None) -> bool:
+    """Return whether columns are worth counting by this label: it has few codes, and leaves a pair of other columns."""
     return label is not None and layout.columns > 2 and layout.cardinalities[label] <= MOST_LABELS
 
 

@@ -1,5 +1,6 @@
 """The variational auto-encoder of a table (Kingma and Welling, 2014), with an autoregressive decoder."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,11 +11,13 @@ from torch import Tensor, nn
 
 from models.autoregressive import INPUT_SCALE, LATENT_SCALE, AutoregressiveDecoder, FactorisedDecoder
 from models.family import Family
-from models.geometry import SPLINES, FeatureMap
+from models.geometry import SPLINES, ShortFeatures
+from models.label_columns import LabelColumnCounts, label_weights
 from models.latent_noise import record_noise
 from models.layout import OneHotLayout
-from models.marginals import MarginalCounts, code_logits
+from models.marginals import MarginalCounts, code_logits, tells_apart
 from models.statistics import Statistics
+from privacy.indicator_linear import IndicatorLinear
 from protocol.errors import StudyError
 
 
@@ -38,6 +41,8 @@ class VaeOptions:
             code, which pays where the noise is small.
         input_scale: How fast dependencies between columns are learnt beside the shapes of the columns.
         latent_scale: The same for the latent vector, in the encoder and in an autoregressive decoder.
+        label: Index of the column by which a statistics round counts the others, if it has few codes, or None. A study
+            may leave it out: it is then the schema's target.
     """
 
     latent: int = 2
@@ -47,6 +52,7 @@ class VaeOptions:
     splines: int = SPLINES
     input_scale: float = INPUT_SCALE
     latent_scale: float = LATENT_SCALE
+    label: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse sizes below one."""
@@ -68,7 +74,12 @@ class VariationalAutoencoder(Family):
     def __init__(self, layout: OneHotLayout, options: VaeOptions) -> None:
         super().__init__(layout)
         self.options = options
-        self._counts = MarginalCounts(layout)
+        if options.label is not None and not 0 <= options.label < layout.columns:
+            remedy = f"Give a column index below {layout.columns}."
+            raise StudyError(f"model.options.label={options.label}.", remedy=remedy)
+        self._counts: MarginalCounts | LabelColumnCounts = MarginalCounts(layout)
+        if options.label is not None and tells_apart(layout, options.label):
+            self._counts = LabelColumnCounts(layout, label=options.label)
         self.encoder = _encoder(layout, options)
         self.decoder = (
             AutoregressiveDecoder(
@@ -101,14 +112,37 @@ class VariationalAutoencoder(Family):
 
     @property
     def statistics(self) -> Statistics:
-        """Counts of every column."""
+        """Counts of every column, under each label where labels are few."""
         return self._counts
 
     def learn_statistics(self, number: int, means: Tensor, *, deviation: float, generator: torch.Generator) -> None:
-        """Start with the released shapes of the columns; see :meth:`Family.learn_statistics`."""
+        """Start with the released shapes of the columns, and with what labels make of them."""
         del number, generator
+        if isinstance(self._counts, LabelColumnCounts):
+            self._learn_by_label(self._counts, means, deviation=deviation)
+            return
         found = self._counts.read(means, deviation=deviation)
         self.decoder.set_shapes(code_logits(found.columns, deviation=found.deviation))
+
+    def _learn_by_label(self, counts: LabelColumnCounts, means: Tensor, *, deviation: float) -> None:
+        found = counts.read(means, deviation=deviation)
+        singles = [found.labels if table is None else table.sum(dim=0) for table in found.columns]
+        logits = code_logits(singles, deviation=found.deviation * math.sqrt(counts.labels))
+        self.decoder.set_shapes(logits)
+        if not isinstance(self.decoder, AutoregressiveDecoder):
+            return
+        rows, columns = self.decoder.features.of(counts.label).shape
+        if rows != columns:
+            return  # labels of one group look alike to the columns behind them
+        labels = found.labels.clamp(min=found.deviation, max=1.0)
+        for column, table in enumerate(found.columns):
+            if table is not None:
+                features = self.decoder.features.of(column)
+                weights = [
+                    label_weights(row / share, logits[column], features, deviation=found.deviation / float(share))
+                    for row, share in zip(table, labels, strict=True)
+                ]
+                self.decoder.set_dependence(column, on=counts.label, weights=torch.stack(weights, dim=1))
 
     def posterior(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of ``q(z | x)``, ``[n, latent]`` each, of codes ``[n, columns]``."""
@@ -146,9 +180,10 @@ def _encoder(layout: OneHotLayout, options: VaeOptions) -> nn.Sequential:
 
     Its first layer needs no bias: every column has features that add up to one, so that their weights can be one.
     """
-    features = FeatureMap(layout, splines=options.splines)
+    features = ShortFeatures(layout, splines=options.splines)
     widths = (sum(features.sizes), *options.encoder_widths, 2 * options.latent)
     layers: list[nn.Module] = [features]
     for place, (before, after) in enumerate(pairwise(widths)):
-        layers += [nn.Linear(before, after, bias=place > 0), nn.ReLU()]
+        layer = nn.Linear(before, after) if place else IndicatorLinear(before, after)
+        layers += [layer, nn.ReLU()]
     return nn.Sequential(*layers[:-1])

@@ -1,102 +1,87 @@
-"""Sums of signals by index: the gradient of a bag of embeddings, turned inside out.
+"""Sums of signals by place: the gradient of weights that are chosen by an index, turned inside out.
 
-The gradient of row r of the table is the sum of the signals of all records that name r. That is again a bag:
-one per row of the table, which holds records. Sorting the indices makes these bags. The layers of an
-autoregressive decoder see ever longer prefixes of the same columns, so that one sort serves them all.
+The gradient of the weights of a place is the sum of the signals of all records that name it. For each column of the
+index matrix that is a bag of records per place, which sorting the column gives. The layers of an autoregressive
+decoder see ever longer prefixes of the same columns: one sort serves them all, and what a column adds to all layers
+that see it is summed at once.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Order:
-    """All entries of an index matrix ``[n, columns]``, sorted by value.
-
-    Attributes:
-        values: The indices, ascending, ``[n * columns]``.
-        records: The record that each came from.
-        columns: The column that each came from.
-        distinct: Whether no record names an index twice.
-        by_column: Whether the entries are sorted by column as well, so that a prefix of the columns is a
-            prefix here.
-    """
-
-    values: Tensor
-    records: Tensor
-    columns: Tensor
-    distinct: bool
-    by_column: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bags:
-    """The records that name each index in the first ``width`` columns of an index matrix.
-
-    Attributes:
-        values: The indices, ascending.
-        records: The record that each came from.
-        distinct: True only if no record names an index twice.
-    """
-
-    values: Tensor
-    records: Tensor
-    distinct: bool
-
-    def sum(self, signal: Tensor, *, rows: int) -> Tensor:
-        """Return for every index below ``rows`` the sum of the signals ``[n, outputs]`` of its records."""
-        if self.values.numel() == 0:
-            return signal.new_zeros(rows, signal.shape[1])
-        starts = torch.searchsorted(self.values, torch.arange(rows, device=signal.device))
-        return functional.embedding_bag(self.records, signal, offsets=starts, mode="sum")
-
-
-class BagSorter:
-    """Sorts every index matrix once, whatever prefixes of it were used.
+class PlaceMatrix:
+    """The places that records name.
 
     Args:
-        matrices: The index matrices, ``[n, columns]`` each, some of them views of one another.
+        places: int64 ``[n, m]``, not negative; ``n`` and ``m`` may be zero.
     """
 
-    def __init__(self, matrices: Iterable[Tensor]) -> None:
-        self._widest: dict[tuple[int, tuple[int, ...]], Tensor] = {}
-        self._orders: dict[tuple[int, tuple[int, ...]], _Order] = {}
-        for matrix in matrices:
-            known = self._widest.get(_place(matrix))
-            if known is None or known.shape[1] < matrix.shape[1]:
-                self._widest[_place(matrix)] = matrix
+    def __init__(self, places: Tensor) -> None:
+        self._places = places
 
-    def bags(self, matrix: Tensor) -> Bags:
-        """Return the bags of one of the matrices."""
-        place = _place(matrix)
-        if place not in self._orders:
-            self._orders[place] = _order(self._widest[place])
-        order = self._orders[place]
-        if order.by_column:
-            end = matrix.numel()
-            return Bags(values=order.values[:end], records=order.records[:end], distinct=order.distinct)
-        inside = order.columns < matrix.shape[1]
-        return Bags(values=order.values[inside], records=order.records[inside], distinct=order.distinct)
+    def apart(self, width: int) -> bool:
+        """Return whether no two of the first ``width`` columns can name the same place: their ranges lie in order."""
+        return all(before[1] < after[0] for before, after in pairwise(self._ranges[:width]))
+
+    def sums(self, signals: Tensor, *, starts: Sequence[int], rows: int) -> Tensor:
+        """Return for every place below ``rows`` the sum of the signals of the records that name it.
+
+        Args:
+            signals: ``[n, outputs]``.
+            starts: For every column the first output that it adds to, ascending; columns without one add to none.
+            rows: More than the largest place.
+
+        Returns:
+            ``[rows, outputs]``.
+        """
+        totals = signals.new_zeros(rows, signals.shape[1])
+        for column, start in enumerate(starts[: len(self._ranges)]):
+            lowest, highest = self._ranges[column]
+            values, records = self._sorted[column]
+            bags = torch.searchsorted(values, torch.arange(lowest, highest + 1, device=values.device))
+            totals[lowest : highest + 1, start:] += functional.embedding_bag(
+                records, signals[:, start:], offsets=bags, mode="sum"
+            )
+        return totals
+
+    @cached_property
+    def _ranges(self) -> list[tuple[int, int]]:
+        """The smallest and the largest place of every column; none where there are no records."""
+        if self._places.numel() == 0:
+            return []
+        lowest, highest = torch.aminmax(self._places, dim=0)
+        return list(zip(lowest.tolist(), highest.tolist(), strict=True))
+
+    @cached_property
+    def _sorted(self) -> list[tuple[Tensor, Tensor]]:
+        """Every column's places, ascending, and the record that each came from."""
+        values, records = self._places.T.contiguous().sort(dim=1)
+        return list(zip(values, records, strict=True))
 
 
-def _place(matrix: Tensor) -> tuple[int, tuple[int, ...]]:
-    """Return what two matrices share if and only if the narrower is a prefix of the columns of the wider."""
-    return matrix.data_ptr(), (matrix.shape[0], *matrix.stride(), matrix.element_size())
+class Prefixes:
+    """Finds for a matrix the widest of those that it is a prefix of, column by column, in the same memory."""
+
+    def __init__(self) -> None:
+        self._widest: dict[tuple[object, ...], Tensor] = {}
+
+    def add(self, matrix: Tensor) -> None:
+        """Take note of a matrix ``[n, m]``."""
+        known = self._widest.get(place_of(matrix))
+        if known is None or known.shape[1] < matrix.shape[1]:
+            self._widest[place_of(matrix)] = matrix
+
+    def widest(self, matrix: Tensor) -> Tensor:
+        """Return the widest matrix that was added, of which this one is a prefix."""
+        return self._widest[place_of(matrix)]
 
 
-def _order(matrix: Tensor) -> _Order:
-    """Sort the entries of an index matrix."""
-    count, width = matrix.shape
-    # Column by column, so that equal entries of one record need not be neighbours but those of one column
-    # are.
-    values, positions = matrix.T.flatten().sort(stable=True)
-    columns = torch.div(positions, count, rounding_mode="floor")
-    ascending = bool((columns.diff() >= 0).all())
-    records = positions - columns * count
-    # Sorted by column, an index belongs to the columns between its first and its last entry.
-    distinct = ascending and not bool(((values.diff() == 0) & (columns.diff() > 0)).any())
-    return _Order(values=values, records=records, columns=columns, distinct=distinct or width == 1, by_column=ascending)
+def place_of(matrix: Tensor) -> tuple[object, ...]:
+    """Return what two living matrices share if and only if the narrower is a prefix of the columns of the wider."""
+    return matrix.data_ptr(), matrix.dtype, matrix.shape[0], *matrix.stride()

@@ -5,7 +5,7 @@ networks of linear layers :mod:`privacy.book_keeping` computes the same sum much
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from privacy.book_keeping import book_keeping_sum, clip_factors, is_linear_network, unit_index
+from privacy.indicator_linear import IndicatorLinear
 from protocol.errors import PrivacyError
 
 __all__ = [
@@ -247,19 +248,17 @@ def _opacus(module: nn.Module) -> Iterator[None]:
     """Let Opacus note per-sample gradients of ``module``, and leave no trace of it behind."""
     from opacus.grad_sample import GradSampleModule
 
-    reached = [id(layer) for _, layer in module.named_modules(remove_duplicate=False)]
-    if len(reached) > len(set(reached)):  # Opacus would count its gradient once per name
-        raise PrivacyError("A layer of this model has two names.", remedy="Let every layer lie in one place.")
+    samplers = GradSampleModule.GRAD_SAMPLERS
+    _check_what_opacus_would_get_wrong(module, known=[IndicatorLinear, *samplers])
     held: list[nn.Module | Tensor] = [*module.modules(), *module.parameters()]
     before = [set(vars(each)) for each in held]
     state = [(p, p.grad) for p in module.parameters()]
     # Opacus is blind to layers in evaluation mode.
     resting = [m for m in module.modules() if not m.training and list(m.parameters(recurse=False))]
-    samplers = GradSampleModule.GRAD_SAMPLERS
-    bag_sampler = samplers[nn.EmbeddingBag]
+    before_samplers = dict(samplers)
     wrapped: GradSampleModule | None = None
     try:
-        samplers[nn.EmbeddingBag] = _bag_samples
+        samplers.update({nn.EmbeddingBag: _bag_samples, IndicatorLinear: _indicator_samples})
         module.zero_grad(set_to_none=True)
         for layer in resting:
             layer.training = True
@@ -271,7 +270,8 @@ def _opacus(module: nn.Module) -> Iterator[None]:
             remedy="Use layers that Opacus supports, without buffers.",
         ) from problem
     finally:
-        samplers[nn.EmbeddingBag] = bag_sampler
+        samplers.clear()
+        samplers.update(before_samplers)
         if wrapped is not None:
             wrapped.remove_hooks()
         for layer in resting:
@@ -283,8 +283,26 @@ def _opacus(module: nn.Module) -> Iterator[None]:
                 delattr(each, name)
 
 
+def _check_what_opacus_would_get_wrong(module: nn.Module, *, known: Sequence[type[nn.Module]]) -> None:
+    """Refuse layers whose gradients Opacus would note, but not as they are; ``known`` are those with a sampler."""
+    reached = [id(layer) for _, layer in module.named_modules(remove_duplicate=False)]
+    if len(reached) > len(set(reached)):  # its gradient would count once per name
+        raise PrivacyError("A layer of this model has two names.", remedy="Let every layer lie in one place.")
+    for layer in module.modules():
+        if isinstance(layer, IndicatorLinear) and type(layer) not in known:  # all but the first argument would be lost
+            raise PrivacyError(
+                f"Per-unit gradients of {type(layer).__name__}, a subclass of IndicatorLinear, are not known.",
+                remedy="Use IndicatorLinear itself, or register a sampler with Opacus.",
+            )
+
+
 def _bag_samples(layer: nn.EmbeddingBag, activations: list[Tensor], signals: Tensor) -> dict[Tensor, Tensor]:
     """Return per-sample gradients of a bag of two-dimensional indices, which Opacus has no sampler for."""
     counts = torch.zeros(len(signals), layer.num_embeddings, dtype=signals.dtype, device=signals.device)
     counts.scatter_add_(1, activations[0], torch.ones_like(activations[0], dtype=signals.dtype))
     return {layer.weight: counts[:, :, None] * signals[:, None, :]}
+
+
+def _indicator_samples(layer: IndicatorLinear, activations: list[Tensor], signals: Tensor) -> dict[Tensor, Tensor]:
+    """Return per-sample gradients of a layer of indicators, which is a linear layer of what its arguments stand for."""
+    return {layer.weight: signals[:, :, None] * layer.entered(*activations)[:, None, :]}

@@ -85,13 +85,14 @@ def _fine(facts: PublicFacts) -> bool:
 def _vae_training(facts: PublicFacts) -> Section:
     """Fewer rounds where few units can pay for little: 300 from 12,000 units on, about 100 at 500; or half more.
 
-    The released average spans the last third of them, and the learning rate falls over the last two.
+    The released average spans the last third of them, and the learning rate falls over the last two. It is smaller
+    where noise outweighs gradients: every weight then wanders from its released start, as far as the rate lets it.
     """
     most = 450 if _fine(facts) else 300
     rounds = max(50, min(most, round(most * (facts.units / 12_000) ** (1 / 3))))
     return {
         "rounds": rounds,
-        "learning_rate": 0.05,
+        "learning_rate": 0.05 if _fine(facts) else 0.03,
         "cooldown": round(2 * rounds / 3),
         "averaging": round(1 - 3 / min(rounds, 300), 4),
     }

@@ -37,13 +37,13 @@ def decoders():
     }
 
 
-def slow_likelihood(decoder, codes, latent):
+def slow_likelihood(decoder, codes, latent, splines=8):
     """The obviously right twin: features looked up one by one and one matrix product per column, record by record."""
     layout, losses = decoder.layout, []
     for row, z in zip(codes.tolist(), latent, strict=True):
         known, total = decoder.latent_scale * z, torch.zeros(())
         for j, column in enumerate(decoder.order):
-            features = column_features(layout)[column]
+            features = column_features(layout, splines=splines)[column]
             shape = decoder.shapes.weight[layout.offsets[column] :][: layout.cardinalities[column], 0]
             logits = shape + features @ (decoder.heads[j].weight @ known)
             total = total - functional.log_softmax(logits, dim=0)[row[column]]
@@ -61,13 +61,16 @@ def test_likelihood_equals_products_of_features(order):
     )
 
 
-def test_likelihood_of_lines_and_groups_equals_products_of_features():
+@pytest.mark.parametrize("splines", [0, 8])
+def test_likelihood_of_lines_and_groups_equals_products_of_features(splines):
     layout = OneHotLayout(cardinalities=(40, 3, 6), ordered=(39, 0, 0), groups=((), (), (0, 1, 1, 2, 0, 2)))
-    decoder = stirred(AutoregressiveDecoder(layout, latent=2))
+    decoder = stirred(AutoregressiveDecoder(layout, latent=2, splines=splines))
+    assert decoder.features.indicators is (splines == 0)
     made = generator(3)
     codes = torch.stack([torch.randint(size, (50,), generator=made) for size in layout.cardinalities], dim=1)
     latent = torch.randn(50, 2, generator=made)
-    torch.testing.assert_close(decoder.negative_log_likelihood(codes, latent), slow_likelihood(decoder, codes, latent))
+    slow = slow_likelihood(decoder, codes, latent, splines=splines)
+    torch.testing.assert_close(decoder.negative_log_likelihood(codes, latent), slow)
 
 
 def test_columns_with_the_fewest_codes_come_first():

@@ -38,11 +38,11 @@ def test_options_become_their_types():
     assert gan.options.critic_widths == ()
 
 
-def test_the_label_is_the_target_unless_the_options_say_otherwise():
-    assert build("gan").options.label == 1
-    assert build("gan", label=None).options.label is None
-    assert build("gan", {"label": 2}).options.label == 2
-    assert not hasattr(build("vae").options, "label")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_label_is_the_target_unless_the_options_say_otherwise(name):
+    assert build(name).options.label == 1
+    assert build(name, label=None).options.label is None
+    assert build(name, {"label": 2}).options.label == 2
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,10 @@ def test_the_label_is_the_target_unless_the_options_say_otherwise():
         (
             "vae",
             {"latnet": 3},
-            r"model.options.latnet does not exist.*decoder, encoder_widths, input_scale, kl_weight, latent",
+            r"model.options.latnet does not exist.*decoder, encoder_widths, input_scale, kl_weight, label, latent",
         ),
-        ("vae", {"label": 1}, "model.options.label does not exist"),
+        ("vae", {"label": 3}, "model.options.label=3.*below 3"),
+        ("vaegan", {"label": -1}, "model.options.label=-1"),
         ("vae", {"latent": "4"}, "model.options.latent='4'.*whole number"),
         ("vae", {"latent": 4.0}, "model.options.latent=4.0.*whole number"),
         ("vae", {"latent": True}, "model.options.latent=True"),

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from models.geometry import FeatureMap, coarse_cells, column_features
+from models.geometry import FeatureMap, ShortFeatures, coarse_cells, column_features
 from models.layout import OneHotLayout
+from protocol.errors import InputError
 
 LAYOUT = OneHotLayout(
     cardinalities=(3, 101, 16, 1000, 6),
@@ -64,6 +65,38 @@ def test_features_of_records_follow_the_order():
     assert torch.equal(features(codes, (4, 0, 1)), expected)
     assert features(codes).shape == (2, sum(features.sizes))
     assert not features.state_dict()
+
+
+def test_places_say_where_the_ones_of_the_features_are():
+    made = torch.Generator().manual_seed(0)
+    codes = torch.stack([torch.randint(size, (50,), generator=made) for size in LAYOUT.cardinalities], dim=1)
+    features = ShortFeatures(LAYOUT, splines=0)
+    assert features.indicators
+    for order in (None, (4, 0, 3, 2, 1)):
+        places = features(codes, order)
+        assert places.dtype == torch.int64
+        expected = FeatureMap(LAYOUT, splines=0)(codes, order)
+        assert torch.equal(torch.zeros_like(expected).scatter_add_(1, places, torch.ones(places.shape)), expected)
+    assert features.ends((4, 0, 3, 2, 1)) == (0, 1, 2, 3, 4, 5)
+    assert not features.state_dict()
+
+
+@pytest.mark.parametrize(("column", "code"), [(0, -1), (1, 101), (3, 1000)])
+def test_codes_that_a_column_does_not_have_are_not_taken_for_those_of_the_next(column, code):
+    assert LAYOUT.cardinalities[column] in {code, LAYOUT.cardinalities[0]}
+    codes = torch.zeros(3, 5, dtype=torch.int16)
+    codes[1, column] = code
+    for order in (None, (4, 3, 2, 1, 0)):
+        with pytest.raises(InputError, match=f"Column {column} has a code outside 0 ... "):
+            ShortFeatures(LAYOUT, splines=0)(codes, order)
+
+
+def test_features_that_are_no_indicators_stay_numbers():
+    codes = torch.tensor([[2, 100, 5, 999, 3], [0, 0, 0, 0, 0]])
+    features = ShortFeatures(LAYOUT)
+    assert not features.indicators
+    assert torch.equal(features(codes), FeatureMap(LAYOUT)(codes))
+    assert features.ends((1, 0, 4)) == (0, 9, 12, 15)
 
 
 @pytest.mark.parametrize("most", [2, 7, 16, 2000])

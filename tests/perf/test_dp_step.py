@@ -6,7 +6,7 @@ import torch
 
 from models.layout import OneHotLayout
 from models.vae import VaeOptions, VariationalAutoencoder
-from perf.dp_step import BATCH, DenseTwin, main
+from perf.dp_step import BATCH, CARDINALITIES, Bench, DenseTwin, main
 from privacy.dp_sgd import clipped_gradient_sum, parameter_count
 
 
@@ -33,6 +33,14 @@ def test_the_dense_twin_is_the_flagship():
     torch.testing.assert_close(norms[0], norms[1], rtol=1e-5, atol=1e-6)
 
 
+def test_only_the_model_with_splines_has_fewer_weights_than_codes_need():
+    whole, smooth = (
+        Bench(noise_multiplier=1.0, splines=splines).mechanism().grid.dimension for splines in (False, True)
+    )
+    assert whole == parameter_count(DenseTwin(OneHotLayout(cardinalities=CARDINALITIES), latent=VaeOptions().latent))
+    assert smooth < whole / 10
+
+
 def test_it_prints_flat_json(capsys):
     threads = torch.get_num_threads()
     try:
@@ -41,7 +49,9 @@ def test_it_prints_flat_json(capsys):
         torch.set_num_threads(threads)
     assert status == 0
     result = json.loads(capsys.readouterr().out)
-    assert {"ratio", "plain_ms", "dense_ms", "dp_ms", "noise_ms", "batch", "columns", "parameters"} <= set(result)
+    times = {"plain_ms", "dense_ms", "dp_ms", "noise_ms", "splines_plain_ms", "splines_dp_ms"}
+    assert times | {"ratio", "splines_ratio", "batch", "columns", "parameters"} <= set(result)
     assert result["batch"] == BATCH == 2048
     assert result["ratio"] == result["dp_ms"] / min(result["plain_ms"], result["dense_ms"])
+    assert result["splines_ratio"] == result["splines_dp_ms"] / result["splines_plain_ms"]
     assert all(isinstance(value, int | float) for value in result.values())

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from models.families import build_family
+from privacy.bags import PlaceMatrix
 from privacy.dp_sgd import (
     chunked_gradient_sum,
     clipped_gradient_sum,
@@ -14,6 +15,8 @@ from privacy.dp_sgd import (
     parameter_count,
     reference_gradient_sum,
 )
+from privacy.indicator_linear import IndicatorLinear
+from privacy.layer_gradients import LayerCall
 from protocol.errors import PrivacyError
 
 CARDINALITIES = (3, 2, 4)
@@ -68,6 +71,54 @@ class Twice(nn.Module):
         return self.head(torch.tanh(self.square(torch.tanh(self.square(x)))))
 
 
+class Named(nn.Module):
+    """Layers that see more and more columns of places, some of which are named twice, and one that sees numbers."""
+
+    def __init__(self, *, apart):
+        super().__init__()
+        self.apart = apart
+        self.vector = nn.Linear(9, 2)
+        self.whole = IndicatorLinear(12, 3, scale=0.6)
+        self.heads = nn.ModuleList(IndicatorLinear(2 + 4 * seen, 2, scale=1.3) for seen in (3, 0, 1, 2))
+        self.numbers = IndicatorLinear(2 + 3, 2)
+
+    def forward(self, x):
+        places = x[:, :3].abs().mul(2.0).long().clamp(max=3) + (torch.tensor([0, 4, 8]) if self.apart else 0)
+        vector, rest = torch.tanh(self.vector(x)), x[:, 3:]
+        # Not in order, and some of the columns alone.
+        parts = [head(vector, places[:, :seen]) for seen, head in zip((3, 0, 1, 2), self.heads, strict=True)]
+        parts += [self.whole(places), self.numbers(vector, rest[:, :3])]
+        return torch.cat(parts, dim=1)
+
+
+class BothWays(nn.Module):
+    """A layer that is told of the same and of other inputs by their places, in numbers, and in parts."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = IndicatorLinear(9, 2, scale=0.8)
+
+    def forward(self, x):
+        places = x[:, :2].abs().mul(2.0).long().clamp(max=8)
+        shapes = self.layer(places), self.layer(x), self.layer(x[:, :4], x[:, 4:]), self.layer(x[:, :5], places % 4)
+        return torch.cat([*shapes, self.layer(places[:, :1]), self.layer(places.flip(1))], dim=1)
+
+
+class SameSignal(nn.Module):
+    """Layers whose outputs are added: one signal comes back to all of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(IndicatorLinear(4, 3, scale=0.5) for _ in range(3))
+        self.bag = nn.EmbeddingBag(4, 3, mode="sum")
+        self.head = nn.Linear(9, 3)
+
+    def forward(self, x):
+        places = x[:, :3].abs().mul(2.0).long().clamp(max=3)
+        parts = [layer(places[:, : j + 1]) for j, layer in enumerate(self.layers)]
+        return torch.stack([*parts, self.bag(places), self.head(x)]).sum(dim=0)
+
+
 class Wasteful(nn.Module):
     """A layer that is called for nothing, and one that is never called."""
 
@@ -99,22 +150,35 @@ def dense_networks():
         "frozen layer": frozen(two_layers(), "0.weight", "0.bias"),
         "frozen bias": frozen(two_layers(), "0.bias"),
         "frozen weight": frozen(two_layers(), "2.weight"),
+        "places": Named(apart=True),
+        "places twice": Named(apart=False),
+        "frozen places": frozen(Named(apart=True), "heads.0.weight", "whole.weight"),
+        "both ways": BothWays(),
+        "same signal": SameSignal(),
         "in place": nn.Sequential(nn.Linear(9, 5), nn.ReLU(inplace=True), nn.Linear(5, 2)),
     }
 
 
 FAMILY_OPTIONS = {
     "autoregressive": ("vae", {}),
+    "a weight per code": ("vae", {"splines": 0}),
+    "splines": ("vae", {"splines": 2}),
     "hidden encoder": ("vae", {"encoder_widths": [6, 5]}),
     "factorised": ("vae", {"decoder": "factorised", "encoder_widths": [6]}),
     "critic": ("gan", {"critic_widths": [6, 5], "generator_widths": [4]}),
 }
 
 
+def table_family(kind, options):
+    """Columns of few codes; for those with splines, the last of them is on a line."""
+    many = (3, 2, 40) if "splines" in options else CARDINALITIES
+    return build_family(kind, options, cardinalities=many, ordered=(0, 0, many[2] - 1), label=None)
+
+
 def family_case(name):
     """A family, its shared part, and a loss that gives a record the same noise whatever it is batched with."""
     kind, options = FAMILY_OPTIONS[name]
-    family = stirred(build_family(kind, options, cardinalities=CARDINALITIES, label=None))
+    family = stirred(table_family(kind, options))
     return family.shared, lambda codes: family.unit_loss(codes, generator=generator(5))
 
 
@@ -182,6 +246,51 @@ def test_the_comparison_rejects_broken_twins(fault):
         if (clip_norm == 0.3 and fault == "sum instead of mean") or (clip_norm == 1e6 and "bias" in fault):
             continue  # where all is clipped, or nothing, the fault has no effect
         assert float((wrong - right).norm()) > 1e-3 * float(right.norm())
+
+
+def no_place_twice(monkeypatch):
+    """All places of a record are taken for different ones."""
+    monkeypatch.setattr(PlaceMatrix, "apart", lambda _self, _width: True)
+
+
+def places_without_their_scale(monkeypatch):
+    """A one is counted for every place."""
+    monkeypatch.setattr(LayerCall, "scale", 1.0)
+
+
+def a_column_too_few(monkeypatch):
+    """The sums by place forget the last column."""
+    right = PlaceMatrix.sums
+    monkeypatch.setattr(
+        PlaceMatrix, "sums", lambda self, signals, *, starts, rows: right(self, signals, starts=starts[:-1], rows=rows)
+    )
+
+
+def every_column_to_every_layer(monkeypatch):
+    """The sums by place add a column to layers that did not see it."""
+    right = PlaceMatrix.sums
+    monkeypatch.setattr(
+        PlaceMatrix,
+        "sums",
+        lambda self, signals, *, starts, rows: right(self, signals, starts=[0] * len(starts), rows=rows),
+    )
+
+
+@pytest.mark.parametrize("units", [None, UNEVEN], ids=["records", "persons"])
+@pytest.mark.parametrize(
+    "fault",
+    [None, no_place_twice, places_without_their_scale, a_column_too_few, every_column_to_every_layer],
+    ids=lambda fault: fault and fault.__name__,
+)
+def test_the_comparison_rejects_what_is_wrong_with_places(monkeypatch, fault, units):
+    module, unit_loss, records = case("places twice")
+    units = None if units is None else torch.tensor(units)
+    slow = one_by_one(module, unit_loss, records, units=units, clip_norm=1.0)
+    if fault is not None:
+        fault(monkeypatch)
+    fast = clipped_gradient_sum(module, lambda: unit_loss(records), units=units, clip_norm=1.0)
+    apart = float((fast - slow).norm() / slow.norm())
+    assert apart < 1e-5 if fault is None else apart > 1e-3
 
 
 def test_other_layers_and_tied_weights_go_to_the_reference():
@@ -313,11 +422,22 @@ def test_calls_that_the_book_keeping_would_get_wrong_are_refused():
         inputs.add_(1.0)
         return output.squeeze(1)
 
+    named, places = IndicatorLinear(9, 1), torch.zeros(4, 2, dtype=torch.long)
+
+    def moved():
+        output = named(records[:, :2], places)
+        places.add_(1)
+        return output.squeeze(1)
+
     calls = {
         "one row per record": (layer, lambda: layer(records[:, None, :])[:, 0, 0]),
         "was not called": (bag, lambda: bag(torch.zeros(4, dtype=torch.long), torch.arange(4)).squeeze(1)),
         "none of the model's layers": (layer, lambda: records.sum(dim=1)),
         "changed in place": (layer, in_place),
+        "depends on none": (layer, lambda: (layer(records), torch.ones(4, requires_grad=True) * 1.0)[1]),
+        "A layer IndicatorLinear was not": (named, lambda: named(first=records).squeeze(1)),
+        "IndicatorLinear was changed in place": (named, moved),
+        "saw 8 rows": (named, lambda: named(torch.ones(8, 2, dtype=torch.long)).squeeze(1)[:4]),
     }
     for message, (module, loss) in calls.items():
         with pytest.raises(PrivacyError, match=message):
@@ -395,7 +515,7 @@ def test_both_paths_agree_on_a_gpu(name, units):
         pytest.skip("no CUDA device")
     if name in FAMILY_OPTIONS:
         kind, options = FAMILY_OPTIONS[name]
-        family = stirred(build_family(kind, options, cardinalities=CARDINALITIES, label=None)).cuda()
+        family = stirred(table_family(kind, options)).cuda()
         module, records = family.shared, random_codes(12).cuda()
 
         def unit_loss(codes):

@@ -17,6 +17,7 @@ from torch.nn.utils import vector_to_parameters
 
 from models.family import Family
 from privacy.dp_sgd import is_linear_network
+from privacy.indicator_linear import IndicatorLinear
 from protocol.errors import InputError
 from records.bins import Codes
 
@@ -150,7 +151,8 @@ def _noted(module: nn.Module) -> Iterator[list[tuple[_Layer, Tensor, Tensor]]]:
 
     def note(layer: _Layer, args: tuple[Tensor, ...], keywords: Mapping[str, object], output: Tensor) -> None:
         del keywords
-        found.append((layer, args[0].detach(), output))
+        inputs = layer.entered(*args) if isinstance(layer, IndicatorLinear) else args[0]
+        found.append((layer, inputs.detach(), output))
 
     layers = [each for each in module.modules() if isinstance(each, nn.Linear | nn.EmbeddingBag)]
     handles = [layer.register_forward_hook(note, with_kwargs=True) for layer in layers]

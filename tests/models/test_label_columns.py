@@ -1,0 +1,131 @@
+"""Counts of columns under each label: what they count, how long a record's vector is, and what a decoder gets."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.families import build_family
+from models.label_columns import LabelColumnCounts, label_weights
+from models.layout import OneHotLayout
+from models.vae import VaeOptions, VariationalAutoencoder
+from protocol.errors import StudyError
+
+SIZES = (3, 2, 20)
+LAYOUT = OneHotLayout(cardinalities=SIZES, ordered=(0, 0, 20))
+
+
+def records(count: int, *, seed: int = 0) -> torch.Tensor:
+    """Records whose other columns depend on the label, which is the second column."""
+    generator = torch.Generator().manual_seed(seed)
+    label = (torch.rand(count, generator=generator) < 0.2).long()
+    first = torch.where(torch.rand(count, generator=generator) < 0.7, label, torch.full_like(label, 2))
+    last = (torch.randn(count, generator=generator) * 3 + 8 + 4 * label).round().long().clamp(0, 19)
+    return torch.stack([first, label, last], dim=1)
+
+
+def shares_under(codes: torch.Tensor, label: int, column: int) -> torch.Tensor:
+    own = codes[codes[:, 1] == label, column]
+    return torch.bincount(own, minlength=SIZES[column]).double() / len(own)
+
+
+def exact_means(counts: LabelColumnCounts, codes: torch.Tensor) -> torch.Tensor:
+    return counts.weighted_sum(1, codes, torch.ones(len(codes), dtype=torch.float64)) / len(codes)
+
+
+def started(codes: torch.Tensor, **options: object) -> VariationalAutoencoder:
+    """A model that was told the exact counts and nothing else."""
+    model = VariationalAutoencoder(LAYOUT, VaeOptions(**options))  # type: ignore[arg-type]
+    weights = torch.ones(len(codes), dtype=torch.float64)
+    means = model.statistics.weighted_sum(1, codes, weights) / len(codes)
+    model.learn_statistics(1, means, deviation=1e-5, generator=torch.Generator().manual_seed(0))
+    return model
+
+
+def drawn(model: VariationalAutoencoder, count: int = 60_000) -> torch.Tensor:
+    return model.draw(count, allowed={}, generator=torch.Generator().manual_seed(3))[0]
+
+
+def distance_under_labels(model: VariationalAutoencoder, codes: torch.Tensor, column: int) -> float:
+    """Total variation distance of a column given the label, the larger of both labels."""
+    found = drawn(model)
+    return max(
+        0.5 * float((shares_under(found, label, column) - shares_under(codes, label, column)).abs().sum())
+        for label in (0, 1)
+    )
+
+
+@given(codes=st.lists(st.tuples(*(st.integers(0, size - 1) for size in SIZES)), min_size=1, max_size=9))
+def test_it_counts_like_a_slow_loop_and_every_record_is_as_long_as_said(codes: list[tuple[int, ...]]) -> None:
+    counts = LabelColumnCounts(LAYOUT, label=1)
+    rows = torch.tensor(codes)
+    slow = {(j, y, k): 0.0 for j in (0, 2) for y in range(2) for k in range(SIZES[j])}
+    for row in codes:
+        for j in (0, 2):
+            slow[j, row[1], row[j]] += 0.5
+    found = counts.weighted_sum(1, rows, torch.full((len(codes),), 0.5, dtype=torch.float64))
+    assert found.tolist() == pytest.approx(list(slow.values()))
+    one = torch.ones(1, dtype=torch.float64)
+    for row in rows:
+        assert float(counts.weighted_sum(1, row[None], one).norm()) == pytest.approx(math.sqrt(2))
+    assert counts.norm(1) == pytest.approx(math.sqrt(2))
+    assert counts.norms(1, rows).tolist() == pytest.approx([math.sqrt(2)] * len(codes))
+
+
+def test_what_was_released_is_read_as_shares_under_each_label() -> None:
+    counts, codes = LabelColumnCounts(LAYOUT, label=1), records(500)
+    # A public number of records that is twice the true one halves the means and the noise alike.
+    found = counts.read(exact_means(counts, codes) / 2, deviation=1e-4)
+    assert found.deviation == pytest.approx(2e-4)
+    assert found.columns[1] is None
+    for column in (0, 2):
+        table = found.columns[column]
+        assert table is not None
+        for label in (0, 1):
+            assert torch.allclose(table[label] / found.labels[label], shares_under(codes, label, column), atol=1e-9)
+
+
+def test_weights_say_what_a_label_does_and_nothing_where_noise_hides_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.softmax(torch.randn(8, generator=generator, dtype=torch.float64), dim=0)
+    logits, features = torch.full((8,), 1 / 8).log(), torch.eye(8)
+    clear = label_weights(truth, logits, features, deviation=1e-4)
+    assert torch.allclose(torch.softmax(logits + clear, dim=0), truth, atol=1e-3)
+    noisy = truth + 5.0 * torch.randn(8, generator=generator, dtype=torch.float64)
+    assert float(label_weights(noisy, logits, features, deviation=5.0).abs().max()) < 0.1
+    assert float(label_weights(noisy, logits, features, deviation=1e-4).abs().max()) > 1.0  # the twin that trusts it
+
+
+def test_a_decoder_that_was_only_told_counts_draws_columns_as_they_are_under_each_label() -> None:
+    codes = records(20_000)
+    for options in ({}, {"splines": 0}):
+        model = started(codes, label=1, **options)
+        assert distance_under_labels(model, codes, 2) < 0.05
+        assert model.decoder.order.index(1) < model.decoder.order.index(0)
+        assert distance_under_labels(model, codes, 0) < 0.05
+    plain = started(codes)  # the twin whose counts know no label
+    assert distance_under_labels(plain, codes, 2) > 0.3
+
+
+def test_a_factorised_decoder_starts_with_the_shapes_of_the_columns() -> None:
+    codes = records(20_000)
+    model = started(codes, label=1, decoder="factorised")
+    found = drawn(model)
+    for column, size in enumerate(SIZES):
+        shares = torch.bincount(found[:, column], minlength=size).double() / len(found)
+        true = torch.bincount(codes[:, column], minlength=size).double() / len(codes)
+        assert 0.5 * float((shares - true).abs().sum()) < 0.1  # its weights of the latent vector are random
+        assert 0.5 * float((1 / size - true).abs().sum()) > 0.1  # the twin that starts with equal shares
+
+
+def test_many_labels_or_none_are_counted_as_columns_alone() -> None:
+    by_label = build_family("vae", {}, cardinalities=SIZES, label=1)
+    assert isinstance(by_label.statistics, LabelColumnCounts)
+    for label in (None, 2):
+        model = build_family("vae", {}, cardinalities=SIZES, label=label)
+        assert not isinstance(model.statistics, LabelColumnCounts)
+        assert model.statistics.dimension(1) == sum(SIZES)
+    with pytest.raises(StudyError, match=r"model\.options\.label=3"):
+        build_family("vae", {"label": 3}, cardinalities=SIZES, label=None)
