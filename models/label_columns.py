@@ -13,6 +13,8 @@ from models.layout import OneHotLayout
 from models.marginals import MarginalCounts
 from models.statistics import Statistics
 
+MOST_FEATURES = 512
+"""Columns of more features start without: the weights of each label take the time of their number cubed."""
 _SPREAD = 0.5
 """Standard deviation that a weight is expected to have before anything is known: what noise alone could say is less."""
 _STEPS = 30

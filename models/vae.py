@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from models.autoregressive import INPUT_SCALE, LATENT_SCALE, AutoregressiveDecoder, FactorisedDecoder
 from models.family import Family
 from models.geometry import SPLINES, ShortFeatures
-from models.label_columns import LabelColumnCounts, label_weights
+from models.label_columns import MOST_FEATURES, LabelColumnCounts, label_weights
 from models.latent_noise import record_noise
 from models.layout import OneHotLayout
 from models.marginals import MarginalCounts, code_logits, tells_apart
@@ -136,8 +136,8 @@ class VariationalAutoencoder(Family):
             return  # labels of one group look alike to the columns behind them
         labels = found.labels.clamp(min=found.deviation, max=1.0)
         for column, table in enumerate(found.columns):
-            if table is not None:
-                features = self.decoder.features.of(column)
+            features = self.decoder.features.of(column)
+            if table is not None and features.shape[1] <= MOST_FEATURES:
                 weights = [
                     label_weights(row / share, logits[column], features, deviation=found.deviation / float(share))
                     for row, share in zip(table, labels, strict=True)

@@ -120,6 +120,23 @@ def test_a_factorised_decoder_starts_with_the_shapes_of_the_columns() -> None:
         assert 0.5 * float((1 / size - true).abs().sum()) > 0.1  # the twin that starts with equal shares
 
 
+@pytest.mark.parametrize(("codes", "groups", "starts"), [(10_000, 0, True), (1200, 100, True), (1200, 600, False)])
+def test_columns_of_many_codes_start_at_numbers_and_those_of_many_groups_at_none(
+    codes: int, groups: int, starts: bool
+) -> None:
+    """Whatever was released: here nothing but noise. The time of a start grows with the features cubed."""
+    group_codes = tuple(code % groups for code in range(codes)) if groups else ()
+    layout = OneHotLayout(
+        cardinalities=(codes, 4, 3), ordered=(0 if groups else codes, 0, 0), groups=(group_codes, (), ())
+    )
+    model = VariationalAutoencoder(layout, VaeOptions(label=1))
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(model.statistics.dimension(1), generator=generator, dtype=torch.float64)
+    model.learn_statistics(1, noise, deviation=1.0, generator=generator)
+    assert all(bool(weight.isfinite().all()) for weight in model.parameters())
+    assert bool(model.decoder.heads[-1].weight.any()) is starts
+
+
 def test_many_labels_or_none_are_counted_as_columns_alone() -> None:
     by_label = build_family("vae", {}, cardinalities=SIZES, label=1)
     assert isinstance(by_label.statistics, LabelColumnCounts)
