@@ -103,7 +103,9 @@ def bins(
     with new_file(output, force=force) as part:
         part.write_bytes(tomli_w.dumps(learnt.to_mapping()).encode())
     for name in learning_columns(release.schema):
-        typer.echo(f"{name}: {release.schema.column(name).cardinality} codes became {learnt.column(name).cardinality}.")
+        before, after = release.schema.column(name).cardinality, learnt.column(name).cardinality
+        kept = f"{name}: keeps its {before} codes, which are few or needed by a constraint."
+        typer.echo(kept if before == after else f"{name}: {before} codes became {after}.")
     typer.echo(release.statement.headline())
 
 

@@ -88,15 +88,15 @@ class AutoregressiveDecoder(nn.Module):
 
     @torch.no_grad()
     def set_dependence(self, column: int, *, on: int, weights: Tensor) -> None:
-        """Set how the features of a column depend on those of an earlier one: weights ``[M_column, M_on]``.
+        """Set what two columns have to do with each other: weights ``[M_column, M_on]``, by the features of both.
 
-        Where the other comes later nothing is set.
+        Whichever comes later in the order depends on the other.
         """
-        behind, before = self.order.index(column), self.order.index(on)
-        if before >= behind:
-            return
-        block = slice(self.latent + self.starts[before], self.latent + self.starts[before + 1])
-        head = cast(nn.Linear, self.heads[behind]).weight
+        first, second = self.order.index(on), self.order.index(column)
+        if first > second:
+            first, second, weights = second, first, weights.T
+        block = slice(self.latent + self.starts[first], self.latent + self.starts[first + 1])
+        head = cast(nn.Linear, self.heads[second]).weight
         head[:, block] = (weights / self.input_scale).to(head)
 
     def negative_log_likelihood(self, codes: Tensor, latent: Tensor) -> Tensor:

@@ -4,13 +4,15 @@ Which label goes with which code is what a classifier trained on synthetic rows 
 it slowly where the label is rare. Counted once, it costs one table per column, as the column by itself does.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from models.autoregressive import AutoregressiveDecoder
 from models.layout import OneHotLayout
-from models.marginals import MarginalCounts
+from models.marginals import MarginalCounts, code_logits, least_noisy_mean
 from models.statistics import Statistics
 
 MOST_FEATURES = 512
@@ -19,6 +21,7 @@ _SPREAD = 0.5
 """Standard deviation that a weight is expected to have before anything is known: what noise alone could say is less."""
 _STEPS = 30
 _LONGEST_STEP = 1.0
+_ENOUGH = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,13 +31,15 @@ class LabelledColumns:
     Attributes:
         columns: For every column the shares of its codes under each label, float64 ``[L, K_j]``, noisy; that of the
             label is None.
-        labels: Shares of the labels, ``[L]``: the mean over all tables, so that its noise is small.
+        labels: Shares of the labels, ``[L]``: a mean over all tables, so that its noise is small.
         deviation: Standard deviation of the noise of every share of a column.
+        label_deviation: That of the shares of the labels.
     """
 
     columns: tuple[Tensor | None, ...]
     labels: Tensor
     deviation: float
+    label_deviation: float
 
 
 class LabelColumnCounts(Statistics):
@@ -84,10 +89,15 @@ class LabelColumnCounts(Statistics):
         """Return the tables that a released vector ``[dimension]`` holds, as shares of the whole."""
         found = self._counts.read(means, deviation=deviation)
         tables = [table.view(self.labels, -1) for table in found.columns]
-        labels = torch.stack([table.sum(dim=1) for table in tables]).mean(dim=0)
+        sizes = self._sizes.tolist()
         columns: list[Tensor | None] = list(tables)
         columns.insert(self.label, None)
-        return LabelledColumns(columns=tuple(columns), labels=labels, deviation=found.deviation)
+        return LabelledColumns(
+            columns=tuple(columns),
+            labels=least_noisy_mean([table.sum(dim=1) for table in tables], sizes),
+            deviation=found.deviation,
+            label_deviation=found.deviation / math.sqrt(sum(1.0 / size for size in sizes)),
+        )
 
 
 def label_weights(shares: Tensor, logits: Tensor, features: Tensor, *, deviation: float) -> Tensor:
@@ -95,12 +105,13 @@ def label_weights(shares: Tensor, logits: Tensor, features: Tensor, *, deviation
 
     The most likely weights ``w`` where the released shares are those of ``softmax(logits + features w)`` with noise,
     and every weight is normal with a deviation of one half beforehand: what is within the noise stays near zero.
-    Gauss-Newton steps.
+    Gauss-Newton steps. The features of every code add up to one, so that a constant may be added to all weights: they
+    come such that ``logits + features w`` are the logarithms of shares that add up to one.
 
     Args:
         shares: Noisy shares of the codes among the records of a label, ``[K]``, about one in all.
         logits: Log-shares among all records, ``[K]``.
-        features: ``[K, M]``.
+        features: ``[K, M]``, every row of which adds up to one.
         deviation: Standard deviation of the noise of ``shares``; 0 for none.
 
     Returns:
@@ -122,4 +133,33 @@ def label_weights(shares: Tensor, logits: Tensor, features: Tensor, *, deviation
         target = slopes.T @ (shares - chances) - prior @ weights
         step = torch.linalg.solve(slopes.T @ slopes + prior, target)
         weights = weights + step.clamp(-_LONGEST_STEP, _LONGEST_STEP)
-    return weights
+        if float(step.abs().max()) < _ENOUGH:
+            break
+    return weights - torch.logsumexp(logits + features @ weights, dim=0)
+
+
+def start_by_label(decoder: AutoregressiveDecoder, found: LabelledColumns, *, label: int) -> None:
+    """Set a decoder's column shapes, and what each column has to do with the label: the weights of naive Bayes.
+
+    Args:
+        decoder: Its label must have an indicator for each code.
+        found: What was released.
+        label: Index of the label.
+    """
+    noise, labels = found.deviation, len(found.labels)
+    logits = [
+        code_logits([found.labels], deviation=found.label_deviation)[0]
+        if table is None
+        else code_logits([table.sum(dim=0)], deviation=noise * math.sqrt(labels))[0]
+        for table in found.columns
+    ]
+    decoder.set_shapes(logits)
+    shares = found.labels.clamp(min=max(found.label_deviation, 1e-9), max=1.0)
+    for column, table in enumerate(found.columns):
+        features = decoder.features.of(column)
+        if table is not None and features.shape[1] <= MOST_FEATURES:
+            weights = [
+                label_weights(row / share, logits[column], features, deviation=noise / float(share))
+                for row, share in zip(table, shares, strict=True)
+            ]
+            decoder.set_dependence(column, on=label, weights=torch.stack(weights, dim=1))

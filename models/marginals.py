@@ -70,7 +70,7 @@ class MarginalCounts(Statistics):
         self, layout: OneHotLayout, *, pairs: bool = False, label: int | None = None, pair_cells: int = PAIR_CELLS
     ) -> None:
         self.layout = layout
-        self.label = label if pairs and tells_apart(layout, label) else None
+        self.label = label if pairs and _tells_apart(layout, label) else None
         self.labels = 1 if self.label is None else layout.cardinalities[self.label]
         self.cells = coarse_cells(layout, most=pair_cells)
         self.cell_counts = tuple(int(cells.max()) + 1 for cells in self.cells)
@@ -111,12 +111,13 @@ class MarginalCounts(Statistics):
     def read(self, means: Tensor, *, deviation: float) -> Marginals:
         """Return the tables that a released vector ``[dimension]`` holds, as shares of the whole.
 
-        Every record is in every table: the mean of the tables' totals, whose noise is small, says how large the whole
-        is, where the public number of records was rough.
+        Every record is in every table: the mean of the tables' totals, small tables above all since they have the least
+        noise, says how large the whole is, where the public number of records was rough.
         """
-        total = float(means.double().sum()) / len(self._sizes)
+        released = torch.split(means.double(), list(self._sizes))
+        total = float(least_noisy_mean([table.sum() for table in released], self._sizes))
         scale = 1.0 / max(total, 10.0 * deviation, 1e-9)
-        tables = torch.split(means.double() * scale, list(self._sizes))
+        tables = [table * scale for table in released]
         columns = self.layout.columns
         return Marginals(
             columns=tuple(tables[:columns]),
@@ -125,8 +126,15 @@ class MarginalCounts(Statistics):
         )
 
 
-def tells_apart(layout: OneHotLayout, label: int | None) -> bool:
-    """Return whether columns are worth counting by this label: it has few codes, and leaves a pair of other columns."""
+def least_noisy_mean(totals: Sequence[Tensor], cells: Sequence[int]) -> Tensor:
+    """Return the mean of sums over so many equally noisy cells each, weighted by the inverse of their variance."""
+    weights = torch.tensor([1.0 / count for count in cells], dtype=torch.float64, device=totals[0].device)
+    weighted = [weight * total for weight, total in zip(weights / weights.sum(), totals, strict=True)]
+    return torch.stack(weighted).sum(dim=0)
+
+
+def _tells_apart(layout: OneHotLayout, label: int | None) -> bool:
+    """Return whether pairs are worth counting by this label: it has few codes, and leaves a pair of other columns."""
     return label is not None and layout.columns > 2 and layout.cardinalities[label] <= MOST_LABELS
 
 

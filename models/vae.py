@@ -1,6 +1,5 @@
 """The variational auto-encoder of a table (Kingma and Welling, 2014), with an autoregressive decoder."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,10 +11,10 @@ from torch import Tensor, nn
 from models.autoregressive import INPUT_SCALE, LATENT_SCALE, AutoregressiveDecoder, FactorisedDecoder
 from models.family import Family
 from models.geometry import SPLINES, ShortFeatures
-from models.label_columns import MOST_FEATURES, LabelColumnCounts, label_weights
+from models.label_columns import LabelColumnCounts, start_by_label
 from models.latent_noise import record_noise
 from models.layout import OneHotLayout
-from models.marginals import MarginalCounts, code_logits, tells_apart
+from models.marginals import MOST_LABELS, MarginalCounts, code_logits
 from models.statistics import Statistics
 from privacy.indicator_linear import IndicatorLinear
 from protocol.errors import StudyError
@@ -77,9 +76,6 @@ class VariationalAutoencoder(Family):
         if options.label is not None and not 0 <= options.label < layout.columns:
             remedy = f"Give a column index below {layout.columns}."
             raise StudyError(f"model.options.label={options.label}.", remedy=remedy)
-        self._counts: MarginalCounts | LabelColumnCounts = MarginalCounts(layout)
-        if options.label is not None and tells_apart(layout, options.label):
-            self._counts = LabelColumnCounts(layout, label=options.label)
         self.encoder = _encoder(layout, options)
         self.decoder = (
             AutoregressiveDecoder(
@@ -92,6 +88,7 @@ class VariationalAutoencoder(Family):
             if options.decoder is Decoder.AUTOREGRESSIVE
             else FactorisedDecoder(layout, latent=options.latent)
         )
+        self._counts = self._counted()
         self.initialise(generator=torch.Generator().manual_seed(0))
 
     def initialise(self, *, generator: torch.Generator) -> None:
@@ -112,37 +109,26 @@ class VariationalAutoencoder(Family):
 
     @property
     def statistics(self) -> Statistics:
-        """Counts of every column, under each label where labels are few."""
+        """Counts of every column, under each label where labels are few and the decoder can start with them."""
         return self._counts
+
+    def _counted(self) -> MarginalCounts | LabelColumnCounts:
+        label = self.options.label
+        if label is None or self.layout.columns < 2 or self.layout.cardinalities[label] > MOST_LABELS:
+            return MarginalCounts(self.layout)
+        if not isinstance(self.decoder, AutoregressiveDecoder):
+            return MarginalCounts(self.layout)
+        codes, features = self.decoder.features.of(label).shape
+        return LabelColumnCounts(self.layout, label=label) if codes == features else MarginalCounts(self.layout)
 
     def learn_statistics(self, number: int, means: Tensor, *, deviation: float, generator: torch.Generator) -> None:
         """Start with the released shapes of the columns, and with what labels make of them."""
         del number, generator
-        if isinstance(self._counts, LabelColumnCounts):
-            self._learn_by_label(self._counts, means, deviation=deviation)
-            return
-        found = self._counts.read(means, deviation=deviation)
-        self.decoder.set_shapes(code_logits(found.columns, deviation=found.deviation))
-
-    def _learn_by_label(self, counts: LabelColumnCounts, means: Tensor, *, deviation: float) -> None:
-        found = counts.read(means, deviation=deviation)
-        singles = [found.labels if table is None else table.sum(dim=0) for table in found.columns]
-        logits = code_logits(singles, deviation=found.deviation * math.sqrt(counts.labels))
-        self.decoder.set_shapes(logits)
-        if not isinstance(self.decoder, AutoregressiveDecoder):
-            return
-        rows, columns = self.decoder.features.of(counts.label).shape
-        if rows != columns:
-            return  # labels of one group look alike to the columns behind them
-        labels = found.labels.clamp(min=found.deviation, max=1.0)
-        for column, table in enumerate(found.columns):
-            features = self.decoder.features.of(column)
-            if table is not None and features.shape[1] <= MOST_FEATURES:
-                weights = [
-                    label_weights(row / share, logits[column], features, deviation=found.deviation / float(share))
-                    for row, share in zip(table, labels, strict=True)
-                ]
-                self.decoder.set_dependence(column, on=counts.label, weights=torch.stack(weights, dim=1))
+        if isinstance(self._counts, LabelColumnCounts) and isinstance(self.decoder, AutoregressiveDecoder):
+            start_by_label(self.decoder, self._counts.read(means, deviation=deviation), label=self._counts.label)
+        elif isinstance(self._counts, MarginalCounts):
+            found = self._counts.read(means, deviation=deviation)
+            self.decoder.set_shapes(code_logits(found.columns, deviation=found.deviation))
 
     def posterior(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of ``q(z | x)``, ``[n, latent]`` each, of codes ``[n, columns]``."""

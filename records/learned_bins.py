@@ -28,6 +28,8 @@ def learning_columns(schema: Schema) -> tuple[str, ...]:
 def with_learned_bins(schema: Schema, codes: npt.NDArray[np.integer], *, bins: int, source: str) -> Schema:
     """Put the cells of every column with ``learn_bins`` together until each holds about as many records.
 
+    A column of no more than ``bins`` cells keeps them, and so does one whose cells a constraint needs.
+
     What comes out is a function of ``codes`` alone: where these were released, or drawn from a release, it tells
     nothing more about anybody than the release did.
 
@@ -48,29 +50,48 @@ def with_learned_bins(schema: Schema, codes: npt.NDArray[np.integer], *, bins: i
         raise SchemaError(f"bins = {bins}.", remedy="Ask for at least 2 cells.")
     if not len(codes):
         raise SchemaError("There are no records to learn cells from.", remedy="Draw some thousand from the release.")
-    columns = []
-    for index, column in enumerate(schema.columns):
-        counts = np.bincount(codes[:, index], minlength=column.cardinality)
-        columns.append(_relaid(column, counts, bins=bins) if column.learn_bins else column)
     description = " ".join(part for part in (schema.description, source) if part)
-    return replace(schema, columns=tuple(columns), description=description)
+    learnt = replace(schema, description=description)
+    for index, column in enumerate(schema.columns):
+        if column.learn_bins:
+            counts = np.bincount(codes[:, index], minlength=column.cardinality)
+            learnt = _with_column(learnt, index, _relaid(column, counts, bins=bins))
+    return learnt
+
+
+def _with_column(schema: Schema, index: int, column: Column) -> Schema:
+    """Put a column in its place; where a constraint needs its old cells, it keeps them."""
+    for chosen in (column, replace(schema.columns[index], learn_bins=False)):
+        columns = (*schema.columns[:index], chosen, *schema.columns[index + 1 :])
+        try:
+            return replace(schema, columns=columns)
+        except SchemaError:
+            if chosen is not column:
+                raise
+    return schema
 
 
 def _relaid(column: Column, counts: npt.NDArray[np.integer], *, bins: int) -> Column:
     """Give a column explicit edges at the quantiles of the counts of its codes ``[K]``."""
+    column = replace(column, learn_bins=False)
     cells = column.cells
     if cells is None or column.lower is None or column.upper is None:
         raise SchemaError(f"Column {column.name}: has no cells.", remedy="Remove learn_bins.")
+    if cells.count - len(column.points) <= bins:
+        return column
     whole = column.kind is Kind.INTEGER
     number = int if whole else float
     starts = cells.edges[:-1]
-    points = {column.position(point) for point in column.points}
-    mass = np.where(np.isin(starts, list(points)), 0, counts[: cells.count]).astype(np.float64)
+    placed = {column.position(point) for point in column.points}
+    mass = np.where(np.isin(starts, list(placed)), 0, counts[: cells.count]).astype(np.float64)
     below = np.concatenate([[0.0], mass.cumsum()])
     # The edge that is nearest to each quantile, among those that a schema can name: the float after a point is none.
-    after_points = {p + 1.0 if whole else float(np.nextafter(p, np.inf)) for p in points}
+    after_points = {p + 1.0 if whole else float(np.nextafter(p, np.inf)) for p in placed}
     usable = [k for k in range(1, cells.count) if starts[k] not in after_points and starts[k] < float(column.upper)]
     wanted = below[-1] * np.arange(1, bins) / bins
     chosen = {usable[int(np.abs(below[usable] - share).argmin())] for share in wanted} if usable else set()
     inner = tuple(number(starts[k]) for k in sorted(chosen))
-    return replace(column, edges=(number(column.lower), *inner, number(column.upper)), bins=None, learn_bins=False)
+    # The last edge belongs to the last cell: a largest value that many records hold keeps the cell that it had.
+    own = whole and starts[-1] == column.upper and mass[-1] >= below[-1] / bins
+    points = (*column.points, number(column.upper)) if own else column.points
+    return replace(column, edges=(number(column.lower), *inner, number(column.upper)), bins=None, points=points)

@@ -78,7 +78,38 @@ def test_any_counts_give_cells_that_cover_the_public_bounds(
     assert learnt.cells.edges[-1] == column.cells.edges[-1]
     own = {column.position(point) for point in column.points}
     assert own <= set(learnt.cells.edges)
-    assert learnt.values_cardinality <= bins + 2 * len(points)
+    if column.cells.count - len(points) <= bins:
+        assert learnt.cells.edges.tolist() == column.cells.edges.tolist()
+    assert learnt.values_cardinality <= bins + 2 * len(points) + 1
+
+
+@pytest.mark.parametrize(("upper", "bins", "cells"), [(1, 16, 2), (2, 16, 3), (10, 16, 11), (50, 8, None)])
+def test_few_values_keep_their_cells_and_a_crowd_at_the_upper_bound_its_own(
+    upper: int, bins: int, cells: int | None
+) -> None:
+    schema = schema_with({"name": "stay", "kind": "integer", "lower": 0, "upper": upper, "learn_bins": True})
+    generator = np.random.default_rng(0)
+    codes = np.where(generator.random(1000) < 0.8, upper, generator.integers(0, upper + 1, 1000))[:, None]
+    learnt = with_learned_bins(schema, codes, bins=bins, source="").column("stay")
+    assert learnt.code_labels[-1] == str(upper)
+    if cells is not None:
+        assert learnt.cardinality == cells
+
+
+def test_a_column_whose_cells_a_constraint_needs_keeps_them() -> None:
+    mapping = {
+        "columns": [{**STAY, "learn_bins": True}, {**COST, "learn_bins": True}, SEX],
+        "constraints": [{"column": "sex", "when": ["stay = 3"], "value": "true"}],
+    }
+    schema = Schema.from_mapping(mapping)
+    codes = np.zeros((500, 3), dtype=np.int32)
+    codes[:, 0], codes[:, 1] = np.arange(500) % 100, np.arange(500)
+    learnt = with_learned_bins(schema, codes, bins=4, source="")
+    assert learnt.column("stay").cardinality == schema.column("stay").cardinality
+    assert learnt.column("cost").cardinality < 10
+    assert not learnt.column("stay").learn_bins
+    free = Schema.from_mapping({"columns": mapping["columns"]})
+    assert with_learned_bins(free, codes, bins=4, source="").column("stay").cardinality <= 5
 
 
 def test_it_is_refused_where_no_column_allows_it_or_nothing_can_be_learnt() -> None:

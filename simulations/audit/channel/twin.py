@@ -109,6 +109,8 @@ class ChannelTwin:
     def weights(self) -> NDArray[np.float32]:
         """What the first round sends to the sites, with the weights behind it that they need beside the shared ones.
 
+        Fresh ones: after a round of statistics they would be others, from which an attack reads less.
+
         Anybody can compute it from the study.
         """
         return ServerModel(self._family, self.study.training).weights()
