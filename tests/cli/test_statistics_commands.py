@@ -63,18 +63,18 @@ def test_a_check_shows_what_leaves_and_costs_in_both_stages(cloister, study):
     assert status == 0
     found = json.loads(out)
     statistics, training = found["stages"]
-    assert (statistics["kind"], statistics["numbers"], statistics["coordinates"]) == ("statistics", "1", 10 + 2)
+    assert (statistics["kind"], statistics["numbers"], statistics["coordinates"]) == ("statistics", "1", 10 * 2)
     assert (training["kind"], training["numbers"], training["coordinates"]) == ("gradients", "2-4", found["weights"])
     assert found["rounds"] == 4
-    assert statistics["bytes_per_site"] == 4 * 12
-    assert found["bytes_per_site"] == 4 * (12 + 3 * found["weights"])
+    assert statistics["bytes_per_site"] == 4 * 20
+    assert found["bytes_per_site"] == 4 * (20 + 3 * found["weights"])
     assert [event["kind"] for event in found["statement"]["events"]] == ["statistics", "gradients"]
     assert 3.98 < found["statement"]["check"]["pld"] <= 4.0
 
     status, out, _ = cloister("study", "check", str(study))
     assert status == 0
     told = " ".join(out.split())
-    assert "rounds 1 statistics: 12 numbers, noise multiplier" in told
+    assert "rounds 1 statistics: 20 numbers, noise multiplier" in told
     assert "rounds 2-4 gradients:" in told
     assert "1 noisy sum of statistics" in told
     assert "3 noisy sums of gradients" in told
