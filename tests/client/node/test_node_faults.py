@@ -255,6 +255,7 @@ class TestCertificate:
         until(lambda: "does not accept this site" in caplog.text)
         authority.issue(folder / "tls.pem", folder / "tls.key")
         until(lambda: len(set(gate.certificates)) == 2)
+        assert gate.certificates[0] != gate.certificates[-1]
 
 
 def test_clock_that_is_off_is_said(authority, gate_before, tmp_path, run_node, echo_app, status, until, caplog):
