@@ -14,8 +14,9 @@ DOCS = FOLDER.parent.parent
 _HEAD = f"""# Results
 
 Made by `make results` from the runs in [results/runs](results/runs); do not edit. A run is made by
-`python -m perf.utility ... --write`, whose `--help` says how; each file there also holds machine, versions and the
-epsilon of the privacy statement.
+`python -m perf.utility ... --write`, whose `--help` says how; each file there also holds the machine, the epsilon of
+the privacy statement, and a hash of the code, which is not the same in all of them. Seconds were
+taken on shared machines.
 
 **Protocol.** A fifth is kept back: of the records, or of the persons with all their records where there is a key,
 so that nobody is in both halves. Sets of fewer than {FEW_RECORDS:,} records are split anew by every seed, larger
@@ -25,8 +26,8 @@ a classifier trained on drawn rows alone, tested on real rows that were kept bac
 training rows over all columns and over all pairs of columns. All of them are of codes of the public schema, for real
 rows too. Numbers are means with 95 % intervals over the seeds; *seconds* and *MB* are of training alone.
 
-**One recipe** trains a family on every set (`simulations/recipes.py`); it knows the public number of units and no
-data set. It was chosen on these very sets, so that the figures are to that extent optimistic. *Shared noise* is
+**One recipe** trains a family on every set (`simulations/recipes.py`); it knows the public number of units and of
+columns, epsilon and how many sites add noise, and no data set. It was chosen on these very sets, so that the figures are to that extent optimistic. *Shared noise* is
 `trust = "sum"`, *local noise* `trust = "none"`; *pooled* is central differential privacy on all records. Delta is the
 study's default where nothing else is said: min(1e-5, 1 / (10 n)). Rows without an epsilon promise nothing.
 """
