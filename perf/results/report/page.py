@@ -27,7 +27,8 @@ training rows over all columns and over all pairs of columns. All of them are of
 rows too. Numbers are means with 95 % intervals over the seeds; *seconds* and *MB* are of training alone.
 
 **One recipe** trains a family on every set (`simulations/recipes.py`); it knows the public number of units and of
-columns, epsilon and how many sites add noise, and no data set. It was chosen on these very sets, so that the figures are to that extent optimistic. *Shared noise* is
+columns, epsilon and how many sites add noise, and no data set.
+It was chosen on these very sets, so that the figures are to that extent optimistic. *Shared noise* is
 `trust = "sum"`, *local noise* `trust = "none"`; *pooled* is central differential privacy on all records. Delta is the
 study's default where nothing else is said: min(1e-5, 1 / (10 n)). Rows without an epsilon promise nothing.
 """
